@@ -1,0 +1,1 @@
+//! The sans-IO core of the node agent: events in, actions out

@@ -1,0 +1,1 @@
+//! File mappings: the one place outside the kernels where unsafe is allowed

@@ -1,0 +1,1 @@
+//! The node agent: model loading, compute backends, workers, gateway and the command line

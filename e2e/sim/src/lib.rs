@@ -1,0 +1,1 @@
+//! A deterministic simulator that drives many cores over a modelled network

@@ -1,0 +1,1 @@
+//! Pure placement and scaling decisions
