@@ -1,0 +1,65 @@
+//! How a worker's slab of hidden rows is divided. Every row holds `hidden` values of the boundary dtype.
+//!
+//! | region | rows | holds |
+//! | --- | --- | --- |
+//! | residual | tokens | the residual stream of a token at home |
+//! | input | tokens | its normalised input to the experts, kept until its outputs are merged |
+//! | returns | groups x top_k x parts | where expert outputs land: one row per (k, slice) |
+//! | landing | landing | inputs put here by other ranks, in one ring per sender |
+//! | outputs | 2 x outputs | expert outputs on their way to another worker, two banks |
+
+use crate::ids::{Row, Slice};
+
+/// The regions of one worker's slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SlabLayout {
+    /// Tokens at home at one time.
+    pub tokens: u32,
+    /// Return groups: at least `tokens`; the spare ones allow for quarantine.
+    pub groups: u32,
+    /// K of the router.
+    pub top_k: u32,
+    /// The most slices an expert may be held in.
+    pub parts: u32,
+    /// Landing rows over all senders.
+    pub landing: u32,
+    /// Output rows per bank.
+    pub outputs: u32,
+}
+
+impl SlabLayout {
+    /// All rows of the slab.
+    pub const fn rows(&self) -> u32 {
+        self.output_base() + 2 * self.outputs
+    }
+
+    /// The residual row of a token.
+    pub const fn residual(&self, token: u32) -> Row {
+        token
+    }
+
+    /// The input row of a token.
+    pub const fn input(&self, token: u32) -> Row {
+        self.tokens + token
+    }
+
+    /// The return row of one slice of choice `k` in a return group, in a deployment of `segments`.
+    pub const fn returned(&self, group: u32, k: u8, slice: Slice, segments: u8) -> Row {
+        let part = slice.lo as u32 * self.parts / segments as u32;
+        2 * self.tokens + (group * self.top_k + k as u32) * self.parts + part
+    }
+
+    /// A landing row.
+    pub const fn landing(&self, index: u32) -> Row {
+        2 * self.tokens + self.groups * self.top_k * self.parts + index
+    }
+
+    const fn output_base(&self) -> Row {
+        self.landing(self.landing)
+    }
+
+    /// An output row of a bank (0 or 1).
+    pub const fn output(&self, bank: u32, index: u32) -> Row {
+        self.output_base() + bank * self.outputs + index
+    }
+}
