@@ -1,1 +1,3 @@
 //! The node agent: model loading, compute backends, workers, gateway and the command line
+
+pub mod model;
