@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod ids;
+pub mod kv;
 pub mod placement;
 pub mod sequence;
 pub mod slab;
