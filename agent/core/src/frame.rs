@@ -54,6 +54,10 @@ pub struct TokenBatch {
     pub frames: u64,
     /// The block whose experts are asked.
     pub block: u16,
+    /// The generation of that block's placement that the sender routed by.
+    pub generation: u64,
+    /// Rows of the attention step that the batch is a part of.
+    pub step_rows: u32,
     /// The clock of the tokens' wave.
     pub progress: Progress,
     /// Rows that travel: from the sender's slab into its landing ring at the receiver.
@@ -64,14 +68,13 @@ pub struct TokenBatch {
     pub mark: Option<Mark>,
 }
 
-/// One row on its way.
+/// One input row on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowMove {
     /// A row of the sender's slab.
     pub src: Row,
-    /// Where it goes: for tokens an index into the sender's landing ring at the receiver, for returns a row of the
-    /// receiver's slab.
-    pub dst: Row,
+    /// Where it goes: an index into the sender's landing ring at the receiver.
+    pub dst: u32,
 }
 
 /// One expert (slice) asked for one token.
@@ -101,8 +104,8 @@ pub struct ReturnTo {
 /// Outputs of one expert step for one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReturnBatch {
-    /// Rows that travel, one per item.
-    pub rows: Vec<RowMove>,
+    /// Rows of the sender's slab that travel, one per item. Where they go follows from the item.
+    pub rows: Vec<Row>,
     /// What they are.
     pub items: Vec<ReturnItem>,
     /// Landing rows that are free again.

@@ -1,0 +1,259 @@
+//! The routing table of one attention rank: for each expert, who holds it, in which slices, and how much each
+//! replica should get.
+
+use crate::ids::{Slice, WorkerId};
+use crate::placement::{PlacementSlice, ReplicaState};
+use std::sync::Arc;
+
+/// One holder, with how far behind its planned share it is.
+#[derive(Clone, Debug)]
+struct Holder {
+    worker: WorkerId,
+    fraction: f32,
+    behind: f32,
+}
+
+/// Holders that together make the whole expert, all in slices of one width.
+#[derive(Clone, Debug)]
+struct Cover {
+    slices: u8,
+    fraction: f32,
+    behind: f32,
+    /// Per slice.
+    holders: Vec<Vec<Holder>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Block {
+    table: Option<Arc<PlacementSlice>>,
+    /// Per expert.
+    covers: Vec<Vec<Cover>>,
+    /// All experts are held by this worker alone.
+    sole: Option<WorkerId>,
+}
+
+/// Who holds which expert, as this rank knows it.
+#[derive(Clone, Debug)]
+pub struct RoutingTable {
+    segments: u8,
+    experts: u16,
+    blocks: Vec<Block>,
+}
+
+impl RoutingTable {
+    /// An empty table: every expert is an orphan.
+    pub fn new(blocks: u16, experts: u16, segments: u8) -> Self {
+        let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
+        Self { segments, experts, blocks: vec![empty; blocks as usize] }
+    }
+
+    /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
+    pub fn update(&mut self, slice: &Arc<PlacementSlice>) -> bool {
+        let mut changed = false;
+        for b in slice.blocks.clone() {
+            let Some(block) = self.blocks.get_mut(b as usize) else { continue };
+            if block.table.as_ref().is_some_and(|t| t.generation >= slice.generation) {
+                continue;
+            }
+            changed = true;
+            block.table = Some(Arc::clone(slice));
+            block.covers = (0..self.experts).map(|e| covers(slice, b, e, self.segments)).collect();
+            block.sole = sole(&block.covers);
+        }
+        changed
+    }
+
+    /// The generation of a block's rows; 0 when nothing is known.
+    pub fn generation(&self, block: u16) -> u64 {
+        self.blocks[block as usize].table.as_ref().map_or(0, |t| t.generation)
+    }
+
+    /// The worker that alone holds all experts of a block.
+    pub fn sole_holder(&self, block: u16) -> Option<WorkerId> {
+        self.blocks[block as usize].sole
+    }
+
+    /// Chooses the replicas for one token of an expert: pushes a worker for each slice, and gives the number of
+    /// slices; 0 when nobody holds the expert whole.
+    pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
+        let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else { return 0 };
+        let Some(i) = furthest_behind(covers.iter_mut().map(|c| (c.fraction, &mut c.behind))) else {
+            return 0;
+        };
+        let cover = &mut covers[i];
+        let width = self.segments / cover.slices;
+        for (s, holders) in cover.holders.iter_mut().enumerate() {
+            let Some(h) = furthest_behind(holders.iter_mut().map(|h| (h.fraction, &mut h.behind))) else {
+                return 0;
+            };
+            let lo = s as u8 * width;
+            out.push((Slice { lo, hi: lo + width }, holders[h].worker));
+        }
+        cover.slices
+    }
+
+    /// Chooses a replica for one slice of a cover that was chosen before. None if nobody holds that slice now.
+    pub fn choose_slice(&mut self, block: u16, expert: u16, slice: Slice) -> Option<WorkerId> {
+        let slices = slice.count(self.segments);
+        let covers = self.blocks[block as usize].covers.get_mut(expert as usize)?;
+        let cover = covers.iter_mut().find(|c| c.slices == slices)?;
+        let holders = &mut cover.holders[(slice.lo / (slice.hi - slice.lo)) as usize];
+        let h = furthest_behind(holders.iter_mut().map(|h| (h.fraction, &mut h.behind)))?;
+        Some(holders[h].worker)
+    }
+}
+
+/// Everybody earns their fraction; who is furthest behind is chosen and pays one. One candidate needs no books.
+fn furthest_behind<'a>(all: impl ExactSizeIterator<Item = (f32, &'a mut f32)>) -> Option<usize> {
+    let n = all.len();
+    if n <= 1 {
+        return n.checked_sub(1);
+    }
+    let mut best: Option<(usize, &mut f32)> = None;
+    for (i, (fraction, behind)) in all.enumerate() {
+        *behind += fraction;
+        if best.as_ref().is_none_or(|b| *behind > *b.1) {
+            best = Some((i, behind));
+        }
+    }
+    best.map(|(i, behind)| {
+        *behind -= 1.0;
+        i
+    })
+}
+
+fn covers(slice: &PlacementSlice, block: u16, expert: u16, segments: u8) -> Vec<Cover> {
+    let of = |states: &[ReplicaState]| -> Vec<Cover> {
+        [1u8, 2, 4, 8]
+            .into_iter()
+            .filter(|s| *s <= segments && segments % s == 0)
+            .filter_map(|slices| {
+                let mut holders: Vec<Vec<Holder>> = vec![vec![]; slices as usize];
+                for r in &slice.replicas {
+                    let u = r.unit;
+                    let ours = u.block == block && u.expert == expert && u.slice.lo < u.slice.hi;
+                    if ours
+                        && u.slice.hi <= segments
+                        && u.slice.count(segments) == slices
+                        && states.contains(&r.state)
+                    {
+                        let i = (u.slice.lo / (u.slice.hi - u.slice.lo)) as usize;
+                        holders[i].push(Holder {
+                            worker: r.worker,
+                            fraction: r.fraction.max(0.0),
+                            behind: 0.0,
+                        });
+                    }
+                }
+                if holders.iter().any(Vec::is_empty) {
+                    return None;
+                }
+                let fraction =
+                    holders.iter().map(|h| h.iter().map(|x| x.fraction).sum()).fold(f32::MAX, f32::min);
+                for h in &mut holders {
+                    normalise(h.iter_mut().map(|x| &mut x.fraction).collect());
+                }
+                Some(Cover { slices, fraction, behind: 0.0, holders })
+            })
+            .collect()
+    };
+    // A draining replica serves on only where nobody else can.
+    let mut found = of(&[ReplicaState::Active]);
+    if found.is_empty() {
+        found = of(&[ReplicaState::Active, ReplicaState::Draining]);
+    }
+    normalise(found.iter_mut().map(|c| &mut c.fraction).collect());
+    found
+}
+
+/// Scales to a sum of 1; equal parts if there is nothing to scale.
+fn normalise(mut parts: Vec<&mut f32>) {
+    let (sum, n) = (parts.iter().map(|x| **x).sum::<f32>(), parts.len() as f32);
+    for x in &mut parts {
+        **x = if sum > 0.0 && sum.is_finite() { **x / sum } else { 1.0 / n };
+    }
+}
+
+fn sole(covers: &[Vec<Cover>]) -> Option<WorkerId> {
+    let mut all =
+        covers.iter().flat_map(|c| c.iter()).flat_map(|c| c.holders.iter()).flatten().map(|h| h.worker);
+    let first = all.next()?;
+    (covers.iter().all(|c| !c.is_empty()) && all.all(|w| w == first)).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Unit;
+    use crate::placement::Replica;
+
+    fn replica(worker: u32, expert: u16, lo: u8, hi: u8, state: ReplicaState, fraction: f32) -> Replica {
+        let unit = Unit { block: 0, expert, slice: Slice { lo, hi } };
+        Replica { worker: WorkerId(worker), unit, state, fraction }
+    }
+
+    fn table(generation: u64, replicas: Vec<Replica>) -> Arc<PlacementSlice> {
+        Arc::new(PlacementSlice { blocks: 0..1, generation, replicas })
+    }
+
+    fn draw(t: &mut RoutingTable, n: usize) -> Vec<Vec<(Slice, WorkerId)>> {
+        let mut all = vec![];
+        for _ in 0..n {
+            let mut out = vec![];
+            let s = t.choose(0, 0, &mut out);
+            assert_eq!(s as usize, out.len());
+            all.push(out);
+        }
+        all
+    }
+
+    use ReplicaState::{Active, Draining, Joining};
+
+    #[test]
+    fn replicas_get_their_planned_fractions() {
+        let mut t = RoutingTable::new(1, 1, 1);
+        let w = Slice::whole(1);
+        assert!(
+            t.update(&table(1, vec![replica(1, 0, 0, 1, Active, 0.75), replica(2, 0, 0, 1, Active, 0.25)]))
+        );
+        let got = draw(&mut t, 100);
+        assert_eq!(got.iter().filter(|x| x[0] == (w, WorkerId(1))).count(), 75);
+        assert!(t.sole_holder(0).is_none());
+        // Fractions of zero mean: not now.
+        assert!(
+            t.update(&table(2, vec![replica(1, 0, 0, 1, Active, 0.0), replica(2, 0, 0, 1, Active, 1.0)]))
+        );
+        assert!(draw(&mut t, 50).iter().all(|x| x[0].1 == WorkerId(2)));
+    }
+
+    #[test]
+    fn an_older_generation_changes_nothing() {
+        let mut t = RoutingTable::new(1, 1, 1);
+        assert!(t.update(&table(5, vec![replica(1, 0, 0, 1, Active, 1.0)])));
+        assert!(!t.update(&table(5, vec![])));
+        assert!(!t.update(&table(4, vec![])));
+        assert_eq!((t.generation(0), draw(&mut t, 1)[0][0].1), (5, WorkerId(1)));
+    }
+
+    #[test]
+    fn only_whole_covers_count_and_joining_takes_none() {
+        let mut t = RoutingTable::new(1, 1, 4);
+        let halves = vec![replica(1, 0, 0, 2, Active, 1.0), replica(2, 0, 2, 4, Joining, 1.0)];
+        assert!(t.update(&table(1, halves)));
+        assert!(draw(&mut t, 1)[0].is_empty());
+        let halves = vec![replica(1, 0, 0, 2, Active, 1.0), replica(2, 0, 2, 4, Draining, 1.0)];
+        assert!(t.update(&table(2, halves)));
+        let (a, b) = (Slice { lo: 0, hi: 2 }, Slice { lo: 2, hi: 4 });
+        assert_eq!(
+            draw(&mut t, 1)[0],
+            [(a, WorkerId(1)), (b, WorkerId(2))],
+            "draining serves where nobody else can"
+        );
+        assert!(
+            t.update(&table(3, vec![replica(3, 0, 0, 4, Active, 1.0), replica(4, 0, 0, 4, Draining, 1.0)]))
+        );
+        assert!(draw(&mut t, 20).iter().all(|x| x[0].1 == WorkerId(3)));
+        assert_eq!(t.sole_holder(0), Some(WorkerId(3)));
+        assert_eq!(t.choose_slice(0, 0, a), None);
+    }
+}
