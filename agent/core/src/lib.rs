@@ -8,6 +8,7 @@ pub mod config;
 pub mod cost;
 pub mod event;
 pub mod frame;
+pub mod front;
 pub mod frontier;
 pub mod ids;
 pub mod kv;

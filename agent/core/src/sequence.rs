@@ -70,7 +70,7 @@ pub enum Refusal {
 }
 
 /// A rank's word on a sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RankEvent {
     /// It was taken.
     Accepted,
