@@ -1,1 +1,24 @@
-//! Pure placement and scaling decisions
+//! Pure placement decisions: which worker holds which unit, and which part of a unit's tokens each holder takes.
+//!
+//! [`plan`] is a function of its [`Request`] and nothing else. It
+//! 1. packs the units' copies into the workers' slots, heaviest first, block by block (`pack`);
+//! 2. with a load, adds copies while they shorten a block's busiest step (`copies`);
+//! 3. plans the fractions of each unit's holders (`spread`);
+//! 4. keeps the current placement, repaired where it must be, unless the new one is better by more than the
+//!    tolerance.
+//!
+//! What it minimises is the predicted *pass*: the sum over blocks of the time of the busiest worker in that block.
+
+mod copies;
+mod cost;
+mod error;
+mod pack;
+mod plan;
+mod request;
+mod site;
+mod spread;
+
+pub use cost::CostCurve;
+pub use error::PlanError;
+pub use plan::{Changes, Holder, Plan, PlannedUnit, Reason, Source, plan};
+pub use request::{Bounds, Load, Replicas, Request, Worker};
