@@ -111,20 +111,4 @@ pub enum PlanError {
     /// A tolerance that is none.
     #[error("tolerance {0}: it must be finite and not negative")]
     Tolerance(f64),
-    /// A cost curve without points.
-    #[error("a cost curve needs at least one point")]
-    CurveEmpty,
-    /// A cost curve that goes down, or is no number.
-    #[error(
-        "point {index} of the cost curve ({rows} rows, {time}): rows must be at least 1 and rise, times be positive \
-         and not fall"
-    )]
-    CurvePoint {
-        /// The point.
-        index: usize,
-        /// Its rows.
-        rows: f64,
-        /// Its time.
-        time: f64,
-    },
 }

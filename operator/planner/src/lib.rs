@@ -18,7 +18,6 @@ mod request;
 mod site;
 mod spread;
 
-pub use cost::CostCurve;
 pub use error::PlanError;
 pub use plan::{Changes, Holder, Plan, PlannedUnit, Reason, Source, plan};
 pub use request::{Bounds, Load, Replicas, Request, Worker};

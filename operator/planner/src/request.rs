@@ -1,6 +1,6 @@
 //! What a plan is made from.
 
-use crate::CostCurve;
+use sluice_core::cost::Curve;
 use sluice_core::ids::{Unit, WorkerId};
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ pub struct Request {
     /// Rows per expert and step, if they are known. Without them all experts of a block count as equal, and the
     /// holders of a unit share evenly.
     pub load: Option<Load>,
-    /// What a step of one unit (in this slicing) costs.
-    pub cost: CostCurve,
+    /// What a step of one unit (in this slicing) costs. If it is empty, the time of a step is its rows.
+    pub cost: Curve,
     /// What is held now. Units and workers that are not of this request are passed over.
     pub current: Vec<(Unit, WorkerId)>,
     /// The current placement stays as long as its pass is at most this part longer than a new one's.
@@ -41,7 +41,7 @@ impl Request {
             workers,
             replicas: Replicas::default(),
             load: None,
-            cost: CostCurve::linear(),
+            cost: Curve::default(),
             current: Vec::new(),
             tolerance: 0.05,
         }

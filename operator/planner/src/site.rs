@@ -1,12 +1,13 @@
 //! A checked [`Request`] in index form.
 
-use crate::{Bounds, CostCurve, PlanError, Request};
+use crate::cost::Cost;
+use crate::{Bounds, PlanError, Request};
 use sluice_core::ids::{Slice, Unit, WorkerId};
 use std::cmp::Reverse;
 
 /// A checked request. Units are numbered by (block, expert, slice), workers by their ids' order.
 pub(crate) struct Site<'a> {
-    pub cost: &'a CostCurve,
+    pub cost: Cost<'a>,
     pub workers: Vec<WorkerId>,
     pub slots: Vec<u32>,
     pub units: Vec<Unit>,
@@ -46,7 +47,7 @@ impl<'a> Site<'a> {
 
         let width = segments / slices;
         let mut site = Self {
-            cost: &request.cost,
+            cost: Cost(&request.cost),
             workers,
             slots,
             units: Vec::new(),

@@ -4,7 +4,7 @@
 //! raising another's over it. A second holder costs a second read of the weights, so small batches stay whole and
 //! big ones spread.
 
-use crate::CostCurve;
+use crate::cost::Cost;
 
 /// A move must lower the busiest worker's time by this part, or it is not worth a fraction.
 const WORTH: f64 = 0.005;
@@ -24,7 +24,7 @@ pub(crate) struct Spread {
 
 impl Spread {
     /// The holders of each unit share evenly: what to do without a load.
-    pub(crate) fn even(holders: &[Vec<usize>], rows: &[f64], workers: usize, cost: &CostCurve) -> Self {
+    pub(crate) fn even(holders: &[Vec<usize>], rows: &[f64], workers: usize, cost: Cost) -> Self {
         let fractions: Vec<Vec<f64>> = holders.iter().map(|h| vec![1.0 / h.len() as f64; h.len()]).collect();
         let mut times = vec![0.0; workers];
         for ((held, fractions), rows) in holders.iter().zip(&fractions).zip(rows) {
@@ -34,7 +34,7 @@ impl Spread {
     }
 
     /// By load.
-    pub(crate) fn by_load(holders: &[Vec<usize>], rows: &[f64], workers: usize, cost: &CostCurve) -> Self {
+    pub(crate) fn by_load(holders: &[Vec<usize>], rows: &[f64], workers: usize, cost: Cost) -> Self {
         let mut spread = Self {
             fractions: holders.iter().map(|held| vec![0.0; held.len()]).collect(),
             times: vec![0.0; workers],
@@ -81,7 +81,7 @@ impl Spread {
         holders: &[Vec<usize>],
         held: &[Vec<(usize, usize)>],
         rows: &[f64],
-        cost: &CostCurve,
+        cost: Cost,
     ) -> Option<Move> {
         let busy = self.busiest()?;
         let mut best: Option<Move> = None;

@@ -1,10 +1,9 @@
 //! Plans whose outcome is known.
 
+use sluice_core::cost::Curve;
 use sluice_core::ids::{Slice, Unit, WorkerId};
 use sluice_core::placement::ReplicaState;
-use sluice_planner::{
-    Bounds, CostCurve, Load, Plan, PlanError, Reason, Replicas, Request, Source, Worker, plan,
-};
+use sluice_planner::{Bounds, Load, Plan, PlanError, Reason, Replicas, Request, Source, Worker, plan};
 use std::collections::BTreeMap;
 
 fn workers(count: u32, slots: u32) -> Vec<Worker> {
@@ -12,8 +11,8 @@ fn workers(count: u32, slots: u32) -> Vec<Worker> {
 }
 
 /// Weights take 4, a row 0.05: the knee is at 80 rows.
-fn roofline() -> CostCurve {
-    CostCurve::new(vec![(80.0, 4.0), (160.0, 8.0)]).expect("a curve")
+fn roofline() -> Curve {
+    Curve::new(vec![(80.0, 4.0), (160.0, 8.0)])
 }
 
 /// Rows of 8 experts, falling by a factor each.

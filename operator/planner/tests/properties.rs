@@ -2,17 +2,17 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use sluice_core::cost::Curve;
 use sluice_core::ids::{Unit, WorkerId};
 use sluice_planner::Reason;
-use sluice_planner::{Bounds, CostCurve, Load, Plan, PlanError, Replicas, Request, Source, Worker, plan};
+use sluice_planner::{Bounds, Load, Plan, PlanError, Replicas, Request, Source, Worker, plan};
 use std::collections::{BTreeMap, BTreeSet};
 
-fn cost() -> impl Strategy<Value = CostCurve> {
+fn cost() -> impl Strategy<Value = Curve> {
     prop_oneof![
-        Just(CostCurve::linear()),
-        (1.0..50.0f64, 0.1..10.0f64, 0.0..2.0f64).prop_map(|(knee, flat, slope)| {
-            CostCurve::new(vec![(knee, flat), (knee + 1.0, flat + slope)]).expect("a curve")
-        }),
+        Just(Curve::default()),
+        (1.0..50.0f64, 0.1..10.0f64, 0.0..2.0f64)
+            .prop_map(|(knee, flat, slope)| { Curve::new(vec![(knee, flat), (knee + 1.0, flat + slope)]) }),
     ]
 }
 
@@ -68,11 +68,19 @@ fn rows(request: &Request, unit: Unit) -> f64 {
     if block.iter().sum::<f64>() > 0.0 { block[unit.expert as usize] } else { 1.0 }
 }
 
+fn time(request: &Request, rows: f64) -> f64 {
+    match &request.cost {
+        curve if curve.is_empty() => rows,
+        curve if rows < 1.0 => rows * curve.at(1.0),
+        curve => curve.at(rows),
+    }
+}
+
 fn pass(request: &Request, plan: &Plan) -> f64 {
     let mut times: BTreeMap<u16, BTreeMap<WorkerId, f64>> = BTreeMap::new();
     for unit in &plan.units {
         for holder in &unit.holders {
-            let time = request.cost.time(rows(request, unit.unit) * holder.fraction);
+            let time = time(request, rows(request, unit.unit) * holder.fraction);
             *times.entry(unit.unit.block).or_default().entry(holder.worker).or_default() += time;
         }
     }
