@@ -2,7 +2,6 @@
 //!
 //! Vectors are rows; a weight of a linear layer is `[out, in]`, row-major, and the layer computes `y = W x (+ b)`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -197,80 +196,4 @@ pub struct SharedSpec {
     pub network: NetworkSpec,
     /// Its output is multiplied by `sigmoid(g · x)` with a weight `g` `[1, hidden]`.
     pub gated: bool,
-}
-
-/// A run of segments of an expert's inner dimension: what one slot holds of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Slice {
-    /// First segment.
-    pub lo: u8,
-    /// One past the last segment.
-    pub hi: u8,
-    /// Segments of a whole expert, the deployment's G.
-    pub of: u8,
-}
-
-impl Slice {
-    /// The whole expert, in one segment.
-    pub const WHOLE: Self = Self { lo: 0, hi: 1, of: 1 };
-
-    /// The rows of gate and up, and columns of down, that this slice covers in a network of the given inner size.
-    #[must_use]
-    pub fn columns(self, inner: usize) -> Range<usize> {
-        segment_boundary(inner, self.of, self.lo)..segment_boundary(inner, self.of, self.hi)
-    }
-}
-
-/// Where segment `index` of `of` begins in an inner dimension (and where segment `index - 1` ends).
-///
-/// Segments are as even as can be; boundaries lie at multiples of 32 where the dimension has at least one such step
-/// per segment. They are part of the numerics id: changing them changes the bits of every model with more than one
-/// segment.
-#[must_use]
-pub fn segment_boundary(inner: usize, of: u8, index: u8) -> usize {
-    const STEP: usize = 32;
-    let (of, index) = (usize::from(of.max(1)), usize::from(index));
-    if index >= of {
-        return inner;
-    }
-    let step = if inner / STEP >= of { STEP } else { 1 };
-    inner / step * index / of * step
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slices_partition_the_inner_dimension() {
-        for inner in [1, 7, 8, 31, 96, 256, 768, 1000, 1408, 14336] {
-            for of in [1u8, 2, 4, 8] {
-                let whole = Slice { lo: 0, hi: of, of }.columns(inner);
-                assert_eq!(whole, 0..inner);
-                let mut end = 0;
-                let mut lengths = Vec::new();
-                for lo in 0..of {
-                    let part = Slice { lo, hi: lo + 1, of }.columns(inner);
-                    assert_eq!(part.start, end);
-                    end = part.end;
-                    lengths.push(part.len());
-                }
-                assert_eq!(end, inner);
-                let step = if inner >= 32 * usize::from(of) { 32 } else { 1 };
-                let (least, most) = (lengths.iter().min().unwrap(), lengths.iter().max().unwrap());
-                assert!(most - least <= step + inner % step, "{inner} in {of}: {lengths:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn boundaries_are_multiples_of_32_when_there_is_room() {
-        let lengths = |inner: usize, of: u8| -> Vec<usize> {
-            (0..of).map(|lo| Slice { lo, hi: lo + 1, of }.columns(inner).len()).collect()
-        };
-        assert_eq!(lengths(256, 8), [32; 8]);
-        assert_eq!(lengths(1408, 8), [160, 192, 160, 192, 160, 192, 160, 192]);
-        assert_eq!(lengths(64, 4), [16; 4]);
-        assert_eq!(lengths(3, 4), [0, 1, 1, 1]);
-    }
 }
