@@ -187,7 +187,9 @@ proptest! {
 
     #[test]
     fn knowing_the_load_is_never_worse(request in request()) {
-        prop_assume!(request.load.is_some());
+        if request.load.is_none() {
+            return Ok(());
+        }
         let mut blind = request.clone();
         blind.load = None;
         let (Ok(with), Ok(without)) = (plan(&request), plan(&blind)) else { return Ok(()) };
@@ -215,8 +217,8 @@ proptest! {
     fn a_lost_worker_costs_no_other_move(mut request in request(), lost in 0usize..9) {
         request.tolerance = 1e12;
         let Ok(first) = plan(&request) else { return Ok(()) };
-        prop_assume!(request.workers.len() > 1);
-        let lost = request.workers.remove(lost % request.workers.len()).id;
+        let Some(lost) = lost.checked_rem(request.workers.len()) else { return Ok(()) };
+        let lost = request.workers.remove(lost).id;
         request.current = first.held().collect();
         let Ok(second) = plan(&request) else { return Ok(()) };
         check(&request, &second);
