@@ -125,7 +125,84 @@ pub struct WorkerConfig {
     pub initial_cycle: Nanos,
 }
 
+/// A configuration that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Neither role.
+    #[error("a worker needs the attention role, the expert role, or both")]
+    NoRole,
+    /// G.
+    #[error("segments must be 1, 2, 4 or 8, not {0}")]
+    Segments(u8),
+    /// K.
+    #[error("top_k {top_k} does not fit {experts} experts")]
+    TopK {
+        /// K.
+        top_k: u8,
+        /// E.
+        experts: u16,
+    },
+    /// Something is too small for something else.
+    #[error("{what} is {is}, but at least {least} is needed ({why})")]
+    TooSmall {
+        /// What.
+        what: &'static str,
+        /// Its value.
+        is: u32,
+        /// What it would have to be.
+        least: u32,
+        /// For what.
+        why: &'static str,
+    },
+    /// Too many classes.
+    #[error("at most 8 waves, not {0}")]
+    Waves(u8),
+}
+
 impl WorkerConfig {
+    /// Whether it can work.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let s = &self.shape;
+        if self.rank.is_none() && self.host.is_none() {
+            return Err(ConfigError::NoRole);
+        }
+        if ![1, 2, 4, 8].contains(&s.segments) {
+            return Err(ConfigError::Segments(s.segments));
+        }
+        if s.moe.contains(&true) && (s.top_k == 0 || u16::from(s.top_k) > s.experts) {
+            return Err(ConfigError::TopK { top_k: s.top_k, experts: s.experts });
+        }
+        let least = |what, is, least, why| match is >= least {
+            true => Ok(()),
+            false => Err(ConfigError::TooSmall { what, is, least, why }),
+        };
+        least("blocks", s.moe.len() as u32, 1, "a model has at least one")?;
+        if let Some(r) = &self.rank {
+            if r.waves > 8 {
+                return Err(ConfigError::Waves(r.waves));
+            }
+            least("waves", r.waves.into(), 1, "decode needs one")?;
+            least("page_size", r.page_size, 1, "a page holds tokens")?;
+            least("prefill_chunk", r.prefill_chunk, 1, "a segment has a token")?;
+            least("max_sequences", r.max_sequences, 1, "a rank serves something")?;
+            least("max_step_rows", self.max_step_rows, 1, "a step has a row")?;
+            let rows = r.max_sequences.saturating_add(r.prefill_chunk);
+            least("slab tokens", self.slab.tokens, rows, "a row per sequence and a prefill segment")?;
+            least("slab groups", self.slab.groups, self.slab.tokens, "a return group per token")?;
+            least("slab top_k", self.slab.top_k, s.top_k.into(), "a return row per choice")?;
+            least("slab parts", self.slab.parts, 1, "a return row per slice")?;
+        }
+        if let Some(h) = &self.host {
+            least("ring", h.ring, 1, "a rank can send at all")?;
+            least("max_expert_rows", self.max_expert_rows, 1, "a step has a row")?;
+            least("slab outputs", self.slab.outputs, self.max_expert_rows, "a row per output of a step")?;
+        }
+        Ok(())
+    }
+
     /// Decode waves and the prefill class.
     pub fn classes(&self) -> u8 {
         self.rank.as_ref().map_or(1, |r| r.waves.max(1)) + 1

@@ -3,19 +3,29 @@
 //! No clock, no socket, no thread, no GPU. Everything hard is decided here, deterministically: the same code runs in
 //! the agent and in the simulator.
 
+mod barrier;
 pub mod clock;
 pub mod config;
 pub mod cost;
+pub mod counters;
+mod cycle;
 pub mod event;
 pub mod frame;
 pub mod front;
 pub mod frontier;
+mod host;
 pub mod ids;
 pub mod kv;
 pub mod link;
+mod median;
+mod net;
 pub mod placement;
 pub mod pool;
+pub mod pressure;
+mod rank;
 pub mod routing;
+pub mod sched;
 pub mod sequence;
 pub mod slab;
 pub mod step;
+pub mod worker;

@@ -126,7 +126,7 @@ fn covers(slice: &PlacementSlice, block: u16, expert: u16, segments: u8) -> Vec<
     let of = |states: &[ReplicaState]| -> Vec<Cover> {
         [1u8, 2, 4, 8]
             .into_iter()
-            .filter(|s| *s <= segments && segments % s == 0)
+            .filter(|s| *s <= segments && segments.is_multiple_of(*s))
             .filter_map(|slices| {
                 let mut holders: Vec<Vec<Holder>> = vec![vec![]; slices as usize];
                 for r in &slice.replicas {

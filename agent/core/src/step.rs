@@ -19,6 +19,9 @@ pub enum Step {
 /// norm, QKV, append KV, attend, project, add to the residual; then norm into the input row and route.
 /// A dense feed-forward or a shared expert of the block runs here as well, into the residual.
 ///
+/// Two segments of one sequence may be in one step: the keys and values of all rows are appended before any row
+/// attends, and a row attends to positions up to its own.
+///
 /// With `span`, the backend holds all units of `blocks` and runs attention and experts of each of them to the end:
 /// the residual is whole afterwards, and the next step's entry is [`Entry::Carry`].
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,109 @@
+//! Making expert steps, and returning what they leave.
+
+use super::{Host, Item, LOCAL};
+use crate::counters::Counters;
+use crate::frame::{Body, ReturnBatch, ReturnItem};
+use crate::ids::{Nanos, Slice};
+use crate::net::{Net, SELF};
+use crate::rank::Rank;
+use crate::step::{ExpertItem, ExpertStep, Step, UnitBatch};
+
+/// What the running expert step was made of.
+#[derive(Debug)]
+pub(crate) struct RunningExperts {
+    /// Per item, where its output row is.
+    items: Vec<(Item, Slice, u32)>,
+    slots: Vec<u32>,
+}
+
+impl RunningExperts {
+    pub fn uses(&self, slot: u32) -> bool {
+        self.slots.contains(&slot)
+    }
+}
+
+impl Host {
+    /// An expert step over the given (unit, class) queues of a block, up to `budget` rows.
+    pub fn step(&mut self, block: u16, queues: &[(u32, u8)], budget: u32, rank: Option<&Rank>) -> Step {
+        let mut step = ExpertStep { block, units: vec![], items: vec![] };
+        let mut running = RunningExperts { items: vec![], slots: vec![] };
+        let mut taken = vec![];
+        let (mut left, mut remote) = (budget, 0);
+        let bank = self.bank;
+        self.bank ^= 1;
+        for &(unit, class) in queues {
+            if left == 0 {
+                break;
+            }
+            let Some(h) = &self.held[unit as usize] else { continue };
+            let (u, slot) = (h.unit, h.slot);
+            taken.clear();
+            left -= self.queues.take(block, unit, class, left, &mut taken);
+            let first = step.items.len() as u32;
+            for item in taken.drain(..) {
+                let dst = match rank.filter(|_| item.landing == LOCAL) {
+                    // Its group may be in other use by now: nothing may be written there.
+                    Some(r) if !r.pool.waits_for(item.back, u.slice) => continue,
+                    Some(r) => r.return_row(item.back, u.slice),
+                    None => {
+                        remote += 1;
+                        self.slab.output(bank, remote - 1)
+                    }
+                };
+                step.items.push(ExpertItem { src: item.src, dst });
+                running.items.push((item, u.slice, dst));
+            }
+            let end = step.items.len() as u32;
+            if first == end {
+                continue;
+            }
+            match step.units.last_mut().filter(|b| b.slot == slot) {
+                Some(b) => b.items.end = end,
+                None => {
+                    step.units.push(UnitBatch { unit: u, slot, items: first..end });
+                    running.slots.push(slot);
+                }
+            }
+        }
+        for class in 0..self.classes {
+            self.queues.settle(block, class);
+        }
+        self.running = Some(running);
+        Step::Experts(step)
+    }
+
+    /// The step is over: outputs go home, one batch per rank, with the landing rows they no longer need.
+    pub fn ran(&mut self, now: Nanos, rank: Option<&mut Rank>, net: &mut Net, n: &mut Counters) {
+        let Some(running) = self.running.take() else { return };
+        let mut batches: Vec<Option<ReturnBatch>> = vec![];
+        batches.resize_with(net.peers.len(), || None);
+        let mut rank = rank;
+        for (item, slice, row) in running.items {
+            let back = ReturnItem { back: item.back, slice };
+            if item.home as usize == SELF {
+                if let Some(r) = rank.as_deref_mut() {
+                    r.returned(now, back, n);
+                }
+                continue;
+            }
+            let batch = batches[item.home as usize].get_or_insert_with(|| ReturnBatch {
+                rows: vec![],
+                items: vec![],
+                freed: vec![],
+            });
+            batch.rows.push(row);
+            batch.items.push(back);
+            let uses = &mut self.rings[item.home as usize].uses[item.landing as usize];
+            *uses = uses.saturating_sub(1);
+            if *uses == 0 {
+                batch.freed.push(item.landing);
+            }
+        }
+        for (peer, batch) in batches.into_iter().enumerate() {
+            if let Some(b) = batch {
+                net.send(peer, Body::Returns(b));
+            }
+        }
+        self.free_left(&mut net.out);
+    }
+}

@@ -1,0 +1,134 @@
+//! Slots: what the placement wants held here is loaded in the background; what it no longer wants is freed when its
+//! queues are empty. A worker accepts a token by what its slots hold, not by its table.
+
+use super::{Held, HeldState, Host};
+use crate::event::Action;
+use crate::ids::{Unit, WorkerId};
+use crate::placement::PlacementSlice;
+use std::sync::Arc;
+
+impl Host {
+    /// Takes a slice of the placement, if it is newer.
+    pub fn place(&mut self, me: WorkerId, slice: &Arc<PlacementSlice>, out: &mut Vec<Action>) {
+        let mut blocks = slice.blocks.clone();
+        blocks.end = blocks.end.min(self.placement.len() as u16);
+        blocks.start = blocks.start.min(blocks.end);
+        let newer =
+            |p: &Option<Arc<PlacementSlice>>| p.as_ref().is_none_or(|p| p.generation < slice.generation);
+        let fresh: Vec<bool> = self.placement.iter().map(newer).collect();
+        let is_fresh = |b: u16| blocks.contains(&b) && fresh[b as usize];
+        let mine = |u: &Unit| slice.replicas.iter().any(|r| r.worker == me && r.unit == *u);
+        for b in blocks.clone().filter(|b| is_fresh(*b)) {
+            self.placement[b as usize] = Some(Arc::clone(slice));
+        }
+        for h in self.held.iter_mut().flatten().filter(|h| is_fresh(h.unit.block)) {
+            h.state = match (h.state, mine(&h.unit)) {
+                (HeldState::Leaving, true) => HeldState::Ready,
+                (HeldState::Ready, false) => HeldState::Leaving,
+                (other, _) => other,
+            };
+        }
+        self.wanted.retain(|u| !is_fresh(u.block));
+        for r in &slice.replicas {
+            let sound = r.unit.expert < self.experts
+                && r.unit.slice.lo < r.unit.slice.hi
+                && r.unit.slice.hi <= self.segments;
+            if r.worker == me
+                && sound
+                && is_fresh(r.unit.block)
+                && !self.holds(&r.unit)
+                && !self.wanted.contains(&r.unit)
+            {
+                self.wanted.push(r.unit);
+            }
+        }
+        self.free_left(out);
+        for b in blocks {
+            self.settle_whole(me, b);
+        }
+    }
+
+    /// Whether all units that the placement names for a block are held here, and ready.
+    fn settle_whole(&mut self, me: WorkerId, block: u16) {
+        let ready =
+            |u: &Unit| self.held.iter().flatten().any(|h| h.unit == *u && h.state == HeldState::Ready);
+        let whole = self.placement[block as usize].as_ref().is_some_and(|p| {
+            let mut rows = p.replicas.iter().filter(|r| r.unit.block == block).peekable();
+            rows.peek().is_some() && rows.all(|r| r.worker == me && ready(&r.unit))
+        });
+        self.whole[block as usize] = whole;
+    }
+
+    fn holds(&self, unit: &Unit) -> bool {
+        self.held.iter().flatten().any(|h| h.unit == *unit)
+    }
+
+    fn load_wanted(&mut self, out: &mut Vec<Action>) {
+        while !self.wanted.is_empty() {
+            let Some(slot) = self.free_slots.pop() else { return };
+            let unit = self.wanted.remove(0);
+            let held = Held { unit, slot, state: HeldState::Loading, items: 0.0 };
+            let index = match self.held.iter().position(Option::is_none) {
+                Some(i) => i,
+                None => {
+                    self.held.push(None);
+                    self.held.len() - 1
+                }
+            };
+            self.held[index] = Some(held);
+            self.queues.admit_unit(index as u32);
+            self.by_expert[unit.block as usize * self.experts as usize + unit.expert as usize]
+                .push(index as u32);
+            out.push(Action::LoadSlot { slot, unit });
+        }
+    }
+
+    /// A slot's weights are there, or could not be had.
+    pub fn loaded(&mut self, me: WorkerId, slot: u32, unit: Unit, ok: bool, out: &mut Vec<Action>) {
+        let found =
+            self.held.iter().position(|h| h.as_ref().is_some_and(|h| h.slot == slot && h.unit == unit));
+        let Some(i) = found else { return };
+        let rows = self.placement[unit.block as usize].as_ref().map_or(&[][..], |p| &p.replicas);
+        let wanted = rows.iter().any(|r| r.worker == me && r.unit == unit);
+        let Some(h) = self.held[i].as_mut().filter(|h| h.state == HeldState::Loading) else { return };
+        if ok && wanted {
+            h.state = HeldState::Ready;
+            self.per_block[unit.block as usize] += 1;
+            self.settle_whole(me, unit.block);
+        } else {
+            self.drop_unit(i, out);
+            self.load_wanted(out);
+        }
+    }
+
+    /// Frees leaving units whose queues are empty and of which nothing runs.
+    pub fn free_left(&mut self, out: &mut Vec<Action>) {
+        for i in 0..self.held.len() {
+            let Some(h) = &self.held[i] else { continue };
+            let running = self.running.as_ref().is_some_and(|r| r.uses(h.slot));
+            if h.state == HeldState::Leaving && !running && self.queues.is_empty(i as u32) {
+                self.per_block[h.unit.block as usize] -= 1;
+                self.drop_unit(i, out);
+            }
+        }
+        self.load_wanted(out);
+    }
+
+    fn drop_unit(&mut self, index: usize, out: &mut Vec<Action>) {
+        let Some(h) = self.held[index].take() else { return };
+        self.by_expert[h.unit.block as usize * self.experts as usize + h.unit.expert as usize]
+            .retain(|u| *u != index as u32);
+        self.free_slots.push(h.slot);
+        out.push(Action::FreeSlot { slot: h.slot, unit: h.unit });
+    }
+
+    /// Whether all that the placement wants here is loaded.
+    pub fn is_ready(&self) -> bool {
+        self.wanted.is_empty() && self.held.iter().flatten().all(|h| h.state != HeldState::Loading)
+    }
+
+    /// Units that can serve.
+    pub fn serving(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter().flatten().filter(|h| h.state != HeldState::Loading)
+    }
+}

@@ -1,0 +1,65 @@
+//! The peers of a worker, itself first, and the actions it has decided on.
+
+use crate::event::{Action, PeerUp};
+use crate::frame::{Body, Channel};
+use crate::ids::WorkerId;
+use crate::link::Link;
+use std::collections::HashMap;
+
+/// The peer index of the worker itself.
+pub(crate) const SELF: usize = 0;
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub id: WorkerId,
+    pub link: Link,
+    pub is_rank: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Net {
+    pub peers: Vec<Peer>,
+    index: HashMap<WorkerId, usize>,
+    classes: usize,
+    pub out: Vec<Action>,
+}
+
+impl Net {
+    pub fn new(me: WorkerId, is_rank: bool, classes: u8) -> Self {
+        let classes = classes as usize;
+        let own = Peer { id: me, link: Link::new(0, classes), is_rank };
+        Self { peers: vec![own], index: HashMap::from([(me, SELF)]), classes, out: vec![] }
+    }
+
+    pub fn find(&self, id: WorkerId) -> Option<usize> {
+        self.index.get(&id).copied()
+    }
+
+    /// A new connection pair with a peer, known or not. Gives its index.
+    pub fn up(&mut self, hello: &PeerUp) -> usize {
+        let peer =
+            Peer { id: hello.worker, link: Link::new(hello.epoch, self.classes), is_rank: hello.is_rank };
+        match self.find(hello.worker) {
+            Some(i) => {
+                self.peers[i] = peer;
+                i
+            }
+            None => {
+                self.peers.push(peer);
+                self.index.insert(hello.worker, self.peers.len() - 1);
+                self.peers.len() - 1
+            }
+        }
+    }
+
+    pub fn send(&mut self, to: usize, body: Body) {
+        debug_assert!(to != SELF, "a worker does not send to itself");
+        let channel = match body {
+            Body::Tokens(_) | Body::Returns(_) => Channel::Data,
+            _ => Channel::Control,
+        };
+        let peer = &mut self.peers[to];
+        let frame = peer.link.send(channel, body);
+        self.out.push(Action::Send { to: peer.id, frame });
+    }
+}

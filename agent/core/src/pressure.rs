@@ -1,0 +1,41 @@
+//! Pressure: what an agent reports of one worker.
+
+use crate::ids::{Nanos, Unit};
+
+/// One worker, now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pressure {
+    /// Attention μ-queues with anything waiting; block L is the head.
+    pub attention: Vec<QueuePressure>,
+    /// Expert μ-queues with anything waiting, per unit.
+    pub experts: Vec<(Unit, QueuePressure)>,
+    /// Rank: KV pages in use, and of the pool.
+    pub kv_pages: (u32, u32),
+    /// Rank: sequences under way, and waiting for room.
+    pub sequences: (u32, u32),
+    /// Rank: rows dispatched per (block, expert) since the start.
+    pub loads: Vec<u64>,
+    /// Rank: items that wait for a landing row.
+    pub stalled: u32,
+    /// Items for experts that nobody holds.
+    pub orphans: u32,
+    /// Median time of the last attention steps, of the last expert steps, of the last head steps.
+    pub step: [Nanos; 3],
+    /// The rank's cycle.
+    pub cycle: Nanos,
+    /// Host: units that serve, and are loading.
+    pub slots: (u32, u32),
+    /// Tokens of prompts found in the prefix cache, and of all prompts.
+    pub prefix: (u64, u64),
+}
+
+/// One μ-queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueuePressure {
+    /// The block.
+    pub block: u16,
+    /// Rows waiting.
+    pub rows: u32,
+    /// How long the oldest has waited.
+    pub age: Nanos,
+}

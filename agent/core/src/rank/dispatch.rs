@@ -1,0 +1,423 @@
+//! The dispatcher: labels routed tokens with replicas and sends them, one batch per (worker, class, progress).
+//!
+//! A row needs a landing row at its receiver, the sender's credit. Items without one wait in order; meanwhile the
+//! rank says so, and nobody waits for it. The frontier's marks ride on the batches they describe.
+
+use super::Rank;
+use crate::counters::Counters;
+use crate::frame::{Body, Mark, ReturnTo, RowMove, TokenBatch, TokenItem};
+use crate::host::Host;
+use crate::ids::{Class, IDLE, Nanos, Progress, Slice, WorkerId};
+use crate::net::{Net, SELF};
+use crate::pool::Arrival;
+use std::collections::VecDeque;
+
+/// One slice of one expert, asked for one token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub token: u32,
+    pub back: ReturnTo,
+    pub slice: Slice,
+    pub block: u16,
+    pub expert: u16,
+    pub class: u8,
+    pub progress: Progress,
+}
+
+/// An expert worker as its dispatcher sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Dest {
+    /// It holds experts.
+    pub is_host: bool,
+    /// Landing rows that are free.
+    credit: Vec<u32>,
+    /// Items that wait for one.
+    stalled: VecDeque<Ask>,
+    /// Batches decided on, not sent yet.
+    outbox: Vec<TokenBatch>,
+    /// What its mark last said, per class.
+    told: Vec<Option<(Progress, bool)>>,
+    order: u64,
+    /// The token and row that the last item of the outbox came with.
+    tail: Option<(u32, u32)>,
+}
+
+impl Dest {
+    pub fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+}
+
+impl Rank {
+    /// A peer's connection is new.
+    pub fn peer_up(&mut self, peer: usize, ring: Option<u32>) {
+        if self.dests.len() <= peer {
+            self.dests.resize_with(peer + 1, Dest::default);
+        }
+        self.dests[peer] = Dest {
+            is_host: ring.is_some(),
+            credit: (0..ring.unwrap_or(0)).rev().collect(),
+            told: vec![None; self.clocks.len()],
+            ..Dest::default()
+        };
+    }
+
+    /// Routed tokens leave for their experts. `away`: segments, and where their rows are in `routed`.
+    pub(super) fn dispatch(
+        &mut self,
+        block: u16,
+        away: &[(u32, usize)],
+        groups: &[(u8, Progress)],
+        routed: &[u16],
+        net: &mut Net,
+        n: &mut Counters,
+    ) {
+        let k = self.shape.top_k as usize;
+        for &(class, progress) in groups {
+            let mut rows = 0;
+            for &(id, first) in away {
+                let s = self.segment(id);
+                if s.class != class || s.progress != progress + 1 {
+                    continue;
+                }
+                let count = s.tokens.len();
+                rows += count as u32;
+                for i in 0..count {
+                    let token = self.segment(id).tokens[i];
+                    let at = (first + i) * k;
+                    self.ask_experts(token, (block, class, progress), &routed[at..at + k], net, n);
+                }
+            }
+            for d in &mut self.dests {
+                d.tail = None;
+                for b in
+                    d.outbox.iter_mut().rev().take_while(|b| b.class.0 == class && b.progress == progress)
+                {
+                    b.step_rows = rows;
+                }
+            }
+        }
+        self.flush(net);
+    }
+
+    fn ask_experts(
+        &mut self,
+        token: u32,
+        (block, class, progress): (u16, u8, Progress),
+        experts: &[u16],
+        net: &Net,
+        n: &mut Counters,
+    ) {
+        let group = self.token_group[token as usize];
+        let tag = self.pool.begin(group);
+        let at = group as usize * experts.len();
+        self.asked[at..at + experts.len()].copy_from_slice(experts);
+        for (k, &expert) in experts.iter().enumerate() {
+            let back = ReturnTo { group, tag, k: k as u8 };
+            if let Some(load) =
+                self.loads.get_mut(block as usize * self.shape.experts as usize + expert as usize)
+            {
+                *load += 1;
+            }
+            let whole = Slice::whole(self.shape.segments);
+            let ask = Ask { token, back, slice: whole, block, expert, class, progress };
+            self.ask_expert(ask, net, n);
+        }
+    }
+
+    /// Asks a whole expert: all slices of one cover.
+    fn ask_expert(&mut self, ask: Ask, net: &Net, n: &mut Counters) {
+        let mut chosen = std::mem::take(&mut self.chosen);
+        chosen.clear();
+        let slices = self.routing.choose(ask.block, ask.expert, &mut chosen);
+        if slices == 0 {
+            self.orphan(ask, n);
+        } else {
+            n.sliced += u64::from(slices > 1);
+            self.pool.ask(ask.back.group, ask.back.k, slices);
+            for &(slice, worker) in &chosen {
+                self.ask_slice(Ask { slice, ..ask }, worker, net, n);
+            }
+        }
+        self.chosen = chosen;
+    }
+
+    /// Nobody holds the expert. The token waits, and its segment leaves the count: nobody waits for it.
+    fn orphan(&mut self, ask: Ask, n: &mut Counters) {
+        n.orphaned += 1;
+        self.pool.ask(ask.back.group, ask.back.k, 0);
+        if self.orphans.iter().all(|o| o.back != ask.back) {
+            self.orphans.push(ask);
+        }
+        let id = self.token_segment[ask.token as usize];
+        let s = self.segment(id);
+        if std::mem::replace(&mut s.counted, false) {
+            let (class, progress, rows) = (s.class, s.progress, s.tokens.len() as u32);
+            self.clocks[class as usize].remove(progress, rows);
+        }
+    }
+
+    fn ask_slice(&mut self, ask: Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
+        if worker == self.me {
+            return self.local.push(ask);
+        }
+        let Some(peer) = net.find(worker).filter(|p| self.dests.get(*p).is_some_and(|d| d.is_host)) else {
+            // A worker that the placement names and nobody has met yet.
+            return self.postpone(ask);
+        };
+        if !self.send_or_stall(peer, ask) {
+            n.credit_stalls += 1;
+        }
+    }
+
+    /// Puts an item into a batch, if there is a landing row for its token, else in line.
+    fn send_or_stall(&mut self, peer: usize, ask: Ask) -> bool {
+        let (generation, src) = (self.routing.generation(ask.block), self.slab.input(ask.token));
+        let d = &mut self.dests[peer];
+        if !d.stalled.is_empty() || !d.put(ask, generation, src) {
+            d.stalled.push_back(ask);
+            return false;
+        }
+        true
+    }
+
+    /// Landing rows are free again: what waited for them goes on.
+    pub fn credited(&mut self, peer: usize, rows: &[u32], net: &mut Net) {
+        let Some(d) = self.dests.get_mut(peer) else { return };
+        d.credit.extend_from_slice(rows);
+        if d.stalled.is_empty() {
+            return;
+        }
+        while let Some(&ask) = d.stalled.front() {
+            if !d.put(ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
+                break;
+            }
+            d.stalled.pop_front();
+        }
+        d.tail = None;
+        self.flush(net);
+    }
+
+    /// Items came back unrun from a worker.
+    pub fn redirected(&mut self, asks: Vec<Ask>, from: WorkerId, net: &mut Net, n: &mut Counters) {
+        for ask in asks {
+            n.redirected += 1;
+            self.ask_again(ask, Some(from), net, n);
+        }
+        self.flush(net);
+    }
+
+    /// Tries an item again in a cycle.
+    pub fn postpone(&mut self, ask: Ask) {
+        self.retries.push((self.now + self.cycle.value(), ask));
+    }
+
+    /// Asks for a slice again under the present table: that slice alone if it is still served, else the whole choice
+    /// under another slicing, which discards what had come. A worker that has just sent the item back is older than
+    /// this table: it will hold the unit soon, or the table will say otherwise. So the item waits a cycle.
+    fn ask_again(&mut self, ask: Ask, from: Option<WorkerId>, net: &Net, n: &mut Counters) {
+        if !self.pool.waits_for(ask.back, ask.slice) {
+            return;
+        }
+        let asked = self.pool.slicing(ask.back.group)[ask.back.k as usize];
+        if asked != 0 && asked != ask.slice.count(self.shape.segments) {
+            return;
+        }
+        match self.routing.choose_slice(ask.block, ask.expert, ask.slice) {
+            Some(worker) if asked != 0 && Some(worker) == from => self.postpone(ask),
+            Some(worker) if asked != 0 => self.ask_slice(ask, worker, net, n),
+            _ => self.ask_expert(Ask { slice: Slice::whole(self.shape.segments), ..ask }, net, n),
+        }
+    }
+
+    /// The table changed, or time passed: orphans and postponed items are tried again.
+    pub fn retry(&mut self, all: bool, net: &mut Net, n: &mut Counters) {
+        let (now, mut again) = (self.now, vec![]);
+        self.retries.retain(|(at, ask)| {
+            let due = all || *at <= now;
+            if due {
+                again.push(*ask);
+            }
+            !due
+        });
+        if all {
+            again.append(&mut self.orphans);
+        }
+        if again.is_empty() {
+            return;
+        }
+        for ask in again {
+            self.ask_again(ask, None, net, n);
+        }
+        self.flush(net);
+    }
+
+    /// A segment is given up: its items that were not sent count as returned, so that its rows can be freed.
+    pub(super) fn forgo_unsent(&mut self, id: u32) {
+        let tokens = self.segment(id).tokens.clone();
+        let of = |a: &Ask| tokens.contains(&a.token);
+        let mut unsent = vec![];
+        for d in &mut self.dests {
+            if d.stalled.iter().any(of) {
+                unsent.extend(d.stalled.iter().filter(|a| of(a)).copied());
+                d.stalled.retain(|a| !of(a));
+            }
+        }
+        unsent.extend(self.orphans.iter().filter(|a| of(a)).copied());
+        self.orphans.retain(|a| !of(a));
+        unsent.extend(self.retries.iter().map(|(_, a)| a).filter(|a| of(a)).copied());
+        self.retries.retain(|(_, a)| !of(a));
+        for a in unsent {
+            let slices = a.slice.count(self.shape.segments);
+            if self.pool.slicing(a.back.group)[a.back.k as usize] == 0 {
+                self.pool.ask(a.back.group, a.back.k, slices);
+            }
+            let arrival = self.pool.arrive(a.back, a.slice);
+            debug_assert!(arrival != Arrival::Abandoned, "it is abandoned after this");
+        }
+    }
+
+    /// The mark of one class for one worker, if it says something new.
+    fn news(&mut self, peer: usize, class: u8) -> Option<Mark> {
+        let progress = self.clocks[class as usize].frontier();
+        let d = &mut self.dests[peer];
+        let blocked = d.stalled.iter().any(|a| a.class == class);
+        let told = d.told.get_mut(class as usize)?;
+        if *told == Some((progress, blocked)) || (told.is_none() && progress == IDLE) {
+            return None;
+        }
+        *told = Some((progress, blocked));
+        d.order += 1;
+        Some(Mark {
+            class: Class(class),
+            order: d.order,
+            progress,
+            frames: 0,
+            tokens: self.clocks[class as usize].total(),
+            blocked,
+            cycle: self.cycle.value(),
+        })
+    }
+
+    /// Sends what was decided, and marks with it.
+    fn flush(&mut self, net: &mut Net) {
+        for c in &mut self.clocks {
+            c.publish();
+        }
+        // Hosts in turn, each rank starting after itself, so that they do not all begin with the same one.
+        let count = self.dests.len();
+        let start = self.me.0 as usize % count.max(1);
+        for i in 0..count {
+            let peer = (start + i) % count;
+            if peer == SELF {
+                continue;
+            }
+            let mut batches = std::mem::take(&mut self.dests[peer].outbox).into_iter();
+            while let Some(mut b) = batches.next() {
+                let class = b.class.0;
+                b.frames = net.peers[peer].link.class_sent(class, true);
+                // What follows a mark must not come below it: the class's last batch carries it.
+                if batches.as_slice().iter().all(|later| later.class.0 != class)
+                    && let Some(mut mark) = self.news(peer, class)
+                {
+                    mark.frames = b.frames + 1;
+                    b.mark = Some(mark);
+                }
+                net.send(peer, Body::Tokens(b));
+            }
+        }
+    }
+
+    /// Marks that no batch carried.
+    pub fn publish(&mut self, now: Nanos, net: &mut Net, own: Option<&mut Host>) {
+        for c in &mut self.clocks {
+            c.publish();
+        }
+        for peer in 1..self.dests.len() {
+            if !self.dests[peer].is_host {
+                continue;
+            }
+            for class in 0..self.clocks.len() as u8 {
+                if let Some(mut mark) = self.news(peer, class) {
+                    mark.frames = net.peers[peer].link.class_sent(class, false);
+                    net.send(peer, Body::Mark(mark));
+                }
+            }
+        }
+        if let Some(host) = own {
+            for class in 0..self.clocks.len() as u8 {
+                if let Some(mark) = self.news(SELF, class) {
+                    host.frontier.hear(SELF, mark, 0, now);
+                }
+            }
+        }
+        self.tell_ranks(net);
+    }
+
+    /// Once a pass, ranks tell each other where they are, so that one that was idle joins at the newest pass.
+    fn tell_ranks(&mut self, net: &mut Net) {
+        let blocks = u64::from(self.shape.blocks());
+        for class in 0..self.clocks.len() as u8 {
+            let p = self.clocks[class as usize].frontier();
+            if p == IDLE || p / blocks <= self.told_pass[class as usize] {
+                continue;
+            }
+            self.told_pass[class as usize] = p / blocks;
+            for peer in 1..net.peers.len() {
+                if net.peers[peer].is_rank && !self.dests.get(peer).is_some_and(|d| d.is_host) {
+                    let mark = Mark {
+                        class: Class(class),
+                        order: 0,
+                        progress: p,
+                        frames: 0,
+                        tokens: 0,
+                        blocked: false,
+                        cycle: self.cycle.value(),
+                    };
+                    net.send(peer, Body::Mark(mark));
+                }
+            }
+        }
+    }
+}
+
+impl Dest {
+    /// Adds an item to the batch it belongs to, with its row if the row is not there yet. False without a credit.
+    fn put(&mut self, ask: Ask, generation: u64, src: u32) -> bool {
+        let fits = |b: &TokenBatch| {
+            b.class.0 == ask.class
+                && b.progress == ask.progress
+                && b.block == ask.block
+                && b.generation == generation
+        };
+        let same = self.outbox.last().is_some_and(fits);
+        let row = match self.tail {
+            Some((token, row)) if same && token == ask.token => row,
+            _ => {
+                let Some(dst) = self.credit.pop() else { return false };
+                if !same {
+                    self.outbox.push(TokenBatch {
+                        class: Class(ask.class),
+                        frames: 0,
+                        block: ask.block,
+                        generation,
+                        step_rows: 0,
+                        progress: ask.progress,
+                        rows: vec![],
+                        items: vec![],
+                        mark: None,
+                    });
+                }
+                let Some(batch) = self.outbox.last_mut() else { return false };
+                batch.rows.push(RowMove { src, dst });
+                let row = batch.rows.len() as u32 - 1;
+                self.tail = Some((ask.token, row));
+                row
+            }
+        };
+        if let Some(batch) = self.outbox.last_mut() {
+            batch.items.push(TokenItem { row, expert: ask.expert, slice: ask.slice, back: ask.back });
+        }
+        true
+    }
+}
