@@ -1,0 +1,37 @@
+//! Kernels for CPUs.
+
+mod attention;
+mod context;
+mod dtype;
+mod experts;
+mod head;
+mod isa;
+mod kv;
+mod math;
+mod matmul;
+mod memory;
+mod packed;
+mod pool;
+mod reduce;
+mod rope;
+mod router;
+mod rows;
+mod simd;
+mod slab;
+mod tile;
+
+pub use attention::Attention;
+pub use context::Cpu;
+pub use dtype::Dtype;
+pub use experts::{Expert, ExpertIo, ExpertRow, SliceIo, segments};
+pub use head::LogNormaliser;
+pub use isa::Isa;
+pub use kv::{KvCache, KvColumns, KvSegment, KvShape, MAX_HEAD_DIM, PAGE};
+pub use math::silu1 as silu;
+pub use matmul::Epilogue;
+pub use packed::{PackedMatrix, Source};
+pub use pool::Pool;
+pub use rope::RopeTable;
+pub use router::{Routed, Router, Score};
+pub use rows::{Merge, Norm, Table};
+pub use slab::{Io, Rows, Slab};
