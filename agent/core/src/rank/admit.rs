@@ -207,12 +207,7 @@ impl Rank {
         self.waiting.retain(|_, b| {
             let go = which(b);
             if go {
-                out.push(Action::Tell {
-                    gateway: b.gateway,
-                    seq: b.seq,
-                    attempt: b.attempt,
-                    event: event.clone(),
-                });
+                out.push(Action::Tell { gateway: b.gateway, seq: b.seq, attempt: b.attempt, event });
             }
             !go
         });
