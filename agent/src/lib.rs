@@ -1,3 +1,4 @@
 //! The node agent: model loading, compute backends, workers, gateway and the command line
 
 pub mod model;
+pub mod sampling;

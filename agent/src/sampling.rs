@@ -1,0 +1,24 @@
+//! From a row of logits to a token: the same logits and the same history give the same token and log-probabilities,
+//! on every device and in every batch.
+//!
+//! In this order: log-probabilities of the raw logits (before anything below); the [`Constraint`]'s mask; the allowed
+//! ids; stop ids banned below `min_tokens`; logit bias; penalties; then the highest logit (ties to the lower id), or
+//! temperature, min-p, top-k, top-p and a draw with one random number keyed by (seed, choice, index).
+//!
+//! Sums run in a fixed order of their own, so that no vector width changes them; `exp` and `ln` are ours or `libm`'s,
+//! never the platform's.
+
+mod constraint;
+mod draw;
+mod history;
+mod logprobs;
+mod math;
+mod params;
+mod random;
+mod sampler;
+
+pub use constraint::{CompileError, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits};
+pub use logprobs::{Logprobs, TokenLogprob};
+pub use params::{ParamError, SamplingParams};
+pub use random::{philox4x32, unit_draw};
+pub use sampler::{Sampler, SamplerScratch, SequenceSampling};
