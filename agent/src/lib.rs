@@ -1,4 +1,5 @@
 //! The node agent: model loading, compute backends, workers, gateway and the command line
 
+pub mod backend;
 pub mod model;
 pub mod sampling;

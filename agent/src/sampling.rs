@@ -14,11 +14,12 @@ mod history;
 mod logprobs;
 mod math;
 mod params;
-mod random;
+pub(crate) mod random;
 mod sampler;
 
 pub use constraint::{CompileError, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits};
 pub use logprobs::{Logprobs, TokenLogprob};
+pub(crate) use math::sigmoid;
 pub use params::{ParamError, SamplingParams};
 pub use random::{philox4x32, unit_draw};
 pub use sampler::{Sampler, SamplerScratch, SequenceSampling};

@@ -52,7 +52,9 @@ pub enum CompileError {
         max: usize,
     },
     /// Its references and combinations multiply beyond the limit.
-    #[error("the JSON schema expands to over {max} parts; reduce the references under allOf, anyOf and oneOf")]
+    #[error(
+        "the JSON schema expands to over {max} parts; reduce the references under allOf, anyOf and oneOf"
+    )]
     Explodes {
         /// The limit.
         max: u64,
@@ -122,7 +124,8 @@ impl GrammarCompiler {
         eos: &[u32],
         limits: GrammarLimits,
     ) -> Result<Self, VocabularyError> {
-        let words = quietly(|| llguidance::token_bytes_from_tokenizer_json(tokenizer)).map_err(VocabularyError)?;
+        let words =
+            quietly(|| llguidance::token_bytes_from_tokenizer_json(tokenizer)).map_err(VocabularyError)?;
         Self::new(words, vocab, eos, limits)
     }
 
@@ -265,7 +268,8 @@ impl Grammar {
                 if texts.is_empty() || texts.iter().any(String::is_empty) {
                     return Err("it needs at least one text, and none may be empty".to_owned());
                 }
-                let quoted: Vec<String> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+                let quoted: Vec<String> =
+                    texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
                 TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
             }
         })
@@ -277,7 +281,8 @@ const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,64}";
 
 fn json_grammar(mut schema: Value) -> TopLevelGrammar {
     if schema.is_object() {
-        let options = JsonCompileOptions { whitespace_pattern: Some(JSON_SPACE.to_owned()), ..Default::default() };
+        let options =
+            JsonCompileOptions { whitespace_pattern: Some(JSON_SPACE.to_owned()), ..Default::default() };
         options.apply_to(&mut schema);
     }
     TopLevelGrammar::from_json_schema(schema)
@@ -361,7 +366,9 @@ mod tests {
                 break;
             }
             let mut logits: Vec<f32> = (0..4096u32)
-                .map(|id| (id.wrapping_mul(2_654_435_761).wrapping_add(step * 977 + seed) >> 8 & 0xffff) as f32)
+                .map(|id| {
+                    (id.wrapping_mul(2_654_435_761).wrapping_add(step * 977 + seed) >> 8 & 0xffff) as f32
+                })
                 .collect();
             // Closing characters first, so that recursion ends.
             for (logit, word) in logits.iter_mut().zip(words) {
@@ -373,7 +380,11 @@ mod tests {
                 }
             }
             constraint.mask(&mut logits).unwrap();
-            let id = if logits[EOS as usize].is_finite() { EOS } else { crate::sampling::math::argmax(&logits).unwrap() as u32 };
+            let id = if logits[EOS as usize].is_finite() {
+                EOS
+            } else {
+                crate::sampling::math::argmax(&logits).unwrap() as u32
+            };
             constraint.accept(id).unwrap();
             ids.push(id);
             if id == EOS {
@@ -399,7 +410,10 @@ mod tests {
         for seed in 0..3 {
             let (text, _) = follow(&mut *grammar.start(), &words, seed);
             let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-            assert!(value["name"].is_string() && value["next"].as_array().is_some_and(|a| a.len() == 2), "{text}");
+            assert!(
+                value["name"].is_string() && value["next"].as_array().is_some_and(|a| a.len() == 2),
+                "{text}"
+            );
             assert!(["small", "large"].contains(&value["size"].as_str().unwrap()));
         }
         let regex = compiler.compile(&Grammar::Regex("[0-9]{4}-[0-9]{2}".into())).unwrap();
@@ -447,7 +461,9 @@ mod tests {
             defs.insert(format!("d{i}"), json!({"allOf": [next, next], "anyOf": [next, next]}));
         }
         defs.insert("d30".into(), json!({"type": "string"}));
-        let doubling = Grammar::JsonSchema(json!({"$defs": defs, "$ref": "#/$defs/d0", "allOf": [{"$ref": "#/$defs/d0"}]}));
+        let doubling = Grammar::JsonSchema(
+            json!({"$defs": defs, "$ref": "#/$defs/d0", "allOf": [{"$ref": "#/$defs/d0"}]}),
+        );
         assert_eq!(compiler.compile(&doubling).unwrap_err(), CompileError::Explodes { max: 20_000 });
         let refused = |grammar| compiler.compile(&grammar).unwrap_err().to_string();
         assert!(refused(Grammar::Regex("(".into())).starts_with("the regular expression was refused"));

@@ -56,7 +56,13 @@ fn draw_by_id(weights: &[f32], unit: f64) -> Option<u32> {
     last
 }
 
-fn draw_in_order(logits: &[f32], max: f32, params: &SamplingParams, unit: f64, scratch: &mut DrawScratch) -> Option<u32> {
+fn draw_in_order(
+    logits: &[f32],
+    max: f32,
+    params: &SamplingParams,
+    unit: f64,
+    scratch: &mut DrawScratch,
+) -> Option<u32> {
     let DrawScratch { weights, order } = scratch;
     let most = if params.top_k == 0 { usize::MAX } else { params.top_k as usize };
     // top-p is a part of what top-k and min-p left: with top-k that total is known once the order is.
@@ -65,7 +71,9 @@ fn draw_in_order(logits: &[f32], max: f32, params: &SamplingParams, unit: f64, s
     for depth in [8.0f32, 20.0, f32::INFINITY] {
         let cut = if depth.is_finite() { max - depth * params.temperature } else { f32::NEG_INFINITY };
         order.clear();
-        order.extend((0..logits.len() as u32).filter(|&id| logits[id as usize] >= cut && weights[id as usize] > 0.0));
+        order.extend(
+            (0..logits.len() as u32).filter(|&id| logits[id as usize] >= cut && weights[id as usize] > 0.0),
+        );
         let complete = depth.is_infinite();
         if params.top_k > 0 && order.len() < most && !complete {
             continue;

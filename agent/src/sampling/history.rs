@@ -29,8 +29,11 @@ impl History {
         for (&id, &times) in &self.produced {
             let Some(logit) = logits.get_mut(id as usize) else { continue };
             if params.repetition_penalty != 1.0 {
-                *logit =
-                    if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
+                *logit = if *logit > 0.0 {
+                    *logit / params.repetition_penalty
+                } else {
+                    *logit * params.repetition_penalty
+                };
             }
             if times > 0 {
                 *logit -= params.frequency_penalty * times as f32;
@@ -59,7 +62,8 @@ mod tests {
 
     #[test]
     fn replay_and_growth_agree() {
-        let params = SamplingParams { frequency_penalty: 0.7, repetition_penalty: 1.3, ..SamplingParams::default() };
+        let params =
+            SamplingParams { frequency_penalty: 0.7, repetition_penalty: 1.3, ..SamplingParams::default() };
         let mut grown = History::new(&[5, 6], &[]);
         [7, 5, 7].into_iter().for_each(|id| grown.push(id));
         let (mut a, mut b) = ([1.0f32; 10], [1.0f32; 10]);

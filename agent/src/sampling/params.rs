@@ -125,11 +125,15 @@ mod tests {
         let ok = SamplingParams::default();
         assert_eq!(ok.check(10), Ok(()));
         let bad = |params: SamplingParams| params.check(10).unwrap_err().to_string();
-        assert!(bad(SamplingParams { temperature: f32::NAN, ..ok.clone() }).starts_with("temperature must be"));
+        assert!(
+            bad(SamplingParams { temperature: f32::NAN, ..ok.clone() }).starts_with("temperature must be")
+        );
         assert!(bad(SamplingParams { temperature: -1.0, ..ok.clone() }).starts_with("temperature"));
         assert!(bad(SamplingParams { top_p: 0.0, ..ok.clone() }).starts_with("top_p"));
         assert!(bad(SamplingParams { min_p: 1.5, ..ok.clone() }).starts_with("min_p"));
-        assert!(bad(SamplingParams { repetition_penalty: 0.0, ..ok.clone() }).starts_with("repetition_penalty"));
+        assert!(
+            bad(SamplingParams { repetition_penalty: 0.0, ..ok.clone() }).starts_with("repetition_penalty")
+        );
         assert!(bad(SamplingParams { logit_bias: vec![(10, 1.0)], ..ok.clone() }).contains("vocabulary"));
         assert!(bad(SamplingParams { allowed_ids: Some(vec![]), ..ok }).contains("at least one"));
     }

@@ -28,6 +28,8 @@ pub enum Stream {
     Routing = 1,
     /// A made-up token of a modelled device.
     Modelled = 2,
+    /// Popularity of experts in a made-up routing.
+    Popularity = 4,
     /// How long a modelled step takes.
     Jitter = 3,
 }

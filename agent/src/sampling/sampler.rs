@@ -68,12 +68,16 @@ pub struct Sampler {
 impl Sampler {
     /// Rebuilds the state from the token ids.
     pub fn new(sequence: SequenceSampling) -> Self {
-        let SequenceSampling { params, choice, ids, produced, stop_ids, min_tokens, mut constraint } = sequence;
+        let SequenceSampling { params, choice, ids, produced, stop_ids, min_tokens, mut constraint } =
+            sequence;
         let (prompt, output) = ids.split_at(ids.len().saturating_sub(produced as usize));
         let history = params.has_penalties().then(|| History::new(prompt, output));
         let failed = constraint.as_mut().is_some_and(|constraint| {
             output.iter().any(|&id| {
-                constraint.accept(id).inspect_err(|error| tracing::warn!(%error, "replay left the grammar")).is_err()
+                constraint
+                    .accept(id)
+                    .inspect_err(|error| tracing::warn!(%error, "replay left the grammar"))
+                    .is_err()
             })
         });
         Self { params, choice, stop_ids, min_tokens, history, constraint, next: produced, failed }
@@ -222,7 +226,8 @@ mod tests {
         };
         let mut first = Sampler::new(sampling(params.clone()));
         let all = run(&mut first, 0..20);
-        let produced: Vec<u32> = all.iter().map(|(s, _)| if let Sample::Token(id) = s { *id } else { panic!() }).collect();
+        let produced: Vec<u32> =
+            all.iter().map(|(s, _)| if let Sample::Token(id) = s { *id } else { panic!() }).collect();
         let ids: Vec<u32> = [1, 2, 3].into_iter().chain(produced[..8].iter().copied()).collect();
         let mut replay = Sampler::new(SequenceSampling { ids: ids.into(), produced: 8, ..sampling(params) });
         assert_eq!(run(&mut replay, 8..20), all[8..]);
@@ -232,7 +237,8 @@ mod tests {
     fn logprobs_are_of_the_raw_distribution() {
         let plain = SamplingParams { logprobs: Some(2), ..SamplingParams::greedy() };
         let banned = SamplingParams { logit_bias: vec![(top(&logits(0), 1)[0], -100.0)], ..plain.clone() };
-        let (a, b) = (run(&mut Sampler::new(sampling(plain)), 0..1), run(&mut Sampler::new(sampling(banned)), 0..1));
+        let (a, b) =
+            (run(&mut Sampler::new(sampling(plain)), 0..1), run(&mut Sampler::new(sampling(banned)), 0..1));
         let (a, b) = (a[0].1.clone().unwrap(), b[0].1.clone().unwrap());
         assert_eq!(a.top, b.top);
         assert_eq!(a.token, a.top[0]);
