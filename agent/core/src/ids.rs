@@ -10,7 +10,7 @@ pub const MICRO: Nanos = 1_000;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// The executor of one device.
+/// The executor of one device. Numbered densely within a deployment: tables are indexed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u32);
 

@@ -4,7 +4,6 @@ use crate::event::{Action, PeerUp};
 use crate::frame::{Body, Channel};
 use crate::ids::WorkerId;
 use crate::link::Link;
-use std::collections::HashMap;
 
 /// The peer index of the worker itself.
 pub(crate) const SELF: usize = 0;
@@ -19,7 +18,8 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct Net {
     pub peers: Vec<Peer>,
-    index: HashMap<WorkerId, usize>,
+    /// Peer index + 1 by worker id; 0 for nobody.
+    index: Vec<u32>,
     classes: usize,
     pub out: Vec<Action>,
 }
@@ -28,11 +28,21 @@ impl Net {
     pub fn new(me: WorkerId, is_rank: bool, classes: u8) -> Self {
         let classes = classes as usize;
         let own = Peer { id: me, link: Link::new(0, classes), is_rank };
-        Self { peers: vec![own], index: HashMap::from([(me, SELF)]), classes, out: vec![] }
+        let mut net = Self { peers: vec![own], index: vec![], classes, out: vec![] };
+        net.know(me, SELF);
+        net
     }
 
     pub fn find(&self, id: WorkerId) -> Option<usize> {
-        self.index.get(&id).copied()
+        (self.index.get(id.0 as usize).copied()? as usize).checked_sub(1)
+    }
+
+    fn know(&mut self, id: WorkerId, peer: usize) {
+        let at = id.0 as usize;
+        if self.index.len() <= at {
+            self.index.resize(at + 1, 0);
+        }
+        self.index[at] = peer as u32 + 1;
     }
 
     /// A new connection pair with a peer, known or not. Gives its index.
@@ -46,8 +56,9 @@ impl Net {
             }
             None => {
                 self.peers.push(peer);
-                self.index.insert(hello.worker, self.peers.len() - 1);
-                self.peers.len() - 1
+                let i = self.peers.len() - 1;
+                self.know(hello.worker, i);
+                i
             }
         }
     }

@@ -38,13 +38,17 @@ pub struct RoutingTable {
     segments: u8,
     experts: u16,
     blocks: Vec<Block>,
+    /// Per (block, expert): the only holder of the whole expert, if there is just one. Most lookups end here, in one
+    /// read of a table that stays in the cache.
+    only: Vec<Option<WorkerId>>,
 }
 
 impl RoutingTable {
     /// An empty table: every expert is an orphan.
     pub fn new(blocks: u16, experts: u16, segments: u8) -> Self {
         let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
-        Self { segments, experts, blocks: vec![empty; blocks as usize] }
+        let only = vec![None; blocks as usize * experts as usize];
+        Self { segments, experts, blocks: vec![empty; blocks as usize], only }
     }
 
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
@@ -59,6 +63,13 @@ impl RoutingTable {
             block.table = Some(Arc::clone(slice));
             block.covers = (0..self.experts).map(|e| covers(slice, b, e, self.segments)).collect();
             block.sole = sole(&block.covers);
+            let first = b as usize * self.experts as usize;
+            for (only, covers) in self.only[first..].iter_mut().zip(&block.covers) {
+                *only = match covers.as_slice() {
+                    [Cover { slices: 1, holders, .. }] if holders[0].len() == 1 => Some(holders[0][0].worker),
+                    _ => None,
+                };
+            }
         }
         changed
     }
@@ -76,6 +87,13 @@ impl RoutingTable {
     /// Chooses the replicas for one token of an expert: pushes a worker for each slice, and gives the number of
     /// slices; 0 when nobody holds the expert whole.
     pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
+        if expert >= self.experts {
+            return 0;
+        }
+        if let Some(worker) = self.only[block as usize * self.experts as usize + expert as usize] {
+            out.push((Slice::whole(self.segments), worker));
+            return 1;
+        }
         let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else { return 0 };
         let Some(i) = furthest_behind(covers.iter_mut().map(|c| (c.fraction, &mut c.behind))) else {
             return 0;

@@ -61,6 +61,8 @@ pub(crate) struct Host {
     /// Ready or leaving units per block.
     per_block: Vec<u32>,
     free_slots: Vec<u32>,
+    /// Units that are leaving.
+    leaving: usize,
     /// Wanted by the placement, without a slot yet.
     wanted: Vec<Unit>,
     placement: Vec<Option<Arc<PlacementSlice>>>,
@@ -93,6 +95,7 @@ impl Host {
             held: vec![],
             by_expert: vec![vec![]; blocks as usize * shape.experts as usize],
             per_block: vec![0; blocks as usize],
+            leaving: 0,
             free_slots: (0..host.slots).rev().collect(),
             wanted: vec![],
             placement: vec![None; blocks as usize],

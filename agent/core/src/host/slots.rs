@@ -28,6 +28,7 @@ impl Host {
                 (other, _) => other,
             };
         }
+        self.leaving = self.held.iter().flatten().filter(|h| h.state == HeldState::Leaving).count();
         self.wanted.retain(|u| !is_fresh(u.block));
         for r in &slice.replicas {
             let sound = r.unit.expert < self.experts
@@ -43,6 +44,7 @@ impl Host {
             }
         }
         self.free_left(out);
+        self.load_wanted(out);
         for b in blocks {
             self.settle_whole(me, b);
         }
@@ -103,11 +105,15 @@ impl Host {
 
     /// Frees leaving units whose queues are empty and of which nothing runs.
     pub fn free_left(&mut self, out: &mut Vec<Action>) {
+        if self.leaving == 0 {
+            return;
+        }
         for i in 0..self.held.len() {
             let Some(h) = &self.held[i] else { continue };
             let running = self.running.as_ref().is_some_and(|r| r.uses(h.slot));
             if h.state == HeldState::Leaving && !running && self.queues.is_empty(i as u32) {
                 self.per_block[h.unit.block as usize] -= 1;
+                self.leaving -= 1;
                 self.drop_unit(i, out);
             }
         }
