@@ -77,7 +77,7 @@ impl Bench {
         let all = RANKS + HOSTS;
         let mut b = Self {
             workers: (0..all)
-                .map(|i| Worker::new(config(i, blocks, experts, tokens, policy)).unwrap())
+                .map(|i| Worker::new(config(i, blocks, experts, tokens, policy)).expect("it works"))
                 .collect(),
             experts,
             frames: VecDeque::new(),
