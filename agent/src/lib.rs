@@ -1,5 +1,7 @@
 //! The node agent: model loading, compute backends, workers, gateway and the command line
 
 pub mod backend;
+pub mod bench;
+pub mod cli;
 pub mod model;
 pub mod sampling;

@@ -1,0 +1,5 @@
+//! What each subcommand does.
+
+mod bench;
+
+pub use bench::bench;

@@ -1,0 +1,46 @@
+//! `sluice-agent`: the command line of the node agent.
+
+mod commands;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use sluice_agent::cli::{CliError, Command, parse};
+
+/// What clap itself exits with when flags are wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(CliError::Usage(e)) => e.exit(),
+        Err(e) => return fail(&e, USAGE),
+    };
+    let result = match cli.command {
+        Command::Bench(args) => match args.check() {
+            Ok(options) => commands::bench(options, args.json.as_deref(), args.quiet),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Serve(args) => match args.check() {
+            Ok(_) => Err(anyhow::anyhow!("this build cannot serve")),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Generate(args) => match args.check() {
+            Ok(_) => Err(anyhow::anyhow!("this build cannot generate")),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Inspect(_) => Err(anyhow::anyhow!("this build cannot inspect")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    // A closed standard error is no reason to panic on the way out.
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(code)
+}
