@@ -238,7 +238,10 @@ impl Client {
 }
 
 async fn unserved(status: StatusCode, response: Response<Incoming>) -> Outcome {
-    let body = Limited::new(response.into_body(), ERROR_BODY).collect().await.map(http_body_util::Collected::to_bytes);
+    let body = Limited::new(response.into_body(), ERROR_BODY)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             Outcome::Refused { status: status.as_u16() }

@@ -19,13 +19,12 @@ struct Alone<T>(T);
 type Job = dyn Fn(usize) + Sync;
 
 struct Shared {
-    /// Raised once per job; helpers wait for it to change.
-    epoch: Alone<AtomicU64>,
+    /// The job's number above, [`OPEN`], and how many helpers take part below: one word, so that a helper joins only
+    /// the job it saw, and only while it is open.
+    state: Alone<AtomicU64>,
     /// The next task of the job.
     next: Alone<AtomicUsize>,
-    /// Helpers that have not finished the job.
-    pending: Alone<AtomicUsize>,
-    /// Written by the caller while no helper runs; read by helpers after they saw the epoch change.
+    /// Written by the caller while the job is closed and no helper takes part; read by helpers that joined.
     job: UnsafeCell<Option<(*const Job, usize)>>,
     /// Whom the last helper wakes, if the caller parked.
     caller: Mutex<Option<Thread>>,
@@ -36,8 +35,15 @@ struct Shared {
     spin: Duration,
 }
 
-// SAFETY: `job` is written only by the pool's owner, before the release of `epoch` and after every helper's release of
-// `pending`; the job it points to is `Sync` and outlives the call that set it.
+/// Helpers may join.
+const OPEN: u64 = 1 << 31;
+/// The lowest bit of the job's number.
+const JOB: u64 = 1 << 32;
+/// The helpers that take part.
+const HELPERS: u64 = OPEN - 1;
+
+// SAFETY: `job` is written only by the pool's owner, while the job is closed and after every helper has left it; the
+// job it points to is `Sync` and outlives the call that set it.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -60,9 +66,8 @@ impl Pool {
     pub fn new(threads: usize, spin: Duration) -> Result<Self, Error> {
         let count = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: Alone(AtomicU64::new(0)),
+            state: Alone(AtomicU64::new(0)),
             next: Alone(AtomicUsize::new(0)),
-            pending: Alone(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             caller: Mutex::new(None),
             caller_parked: AtomicBool::new(false),
@@ -101,30 +106,30 @@ impl Pool {
             return;
         }
         let shared = &*self.shared;
-        // SAFETY: `&mut self` and the wait below mean that no helper reads it now. The lifetime is erased, but
-        // the guard waits until no helper uses `f` any more, also when `f` panics here.
+        // SAFETY: `&mut self` and the guard below mean that no helper reads it now. The lifetime is erased, but the
+        // guard waits until no helper uses `f` any more, also when `f` panics here.
         unsafe {
             *shared.job.get() =
                 Some((std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const Job>(f), tasks));
         }
         shared.next.0.store(0, Ordering::Relaxed);
-        shared.pending.0.store(self.helpers.len(), Ordering::Relaxed);
+        let number = (shared.state.0.load(Ordering::Relaxed) & !(JOB - 1)).wrapping_add(JOB);
         // Sequentially consistent with the helper's "parked, then look again": one of the two sees the other.
-        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        shared.state.0.store(number | OPEN, Ordering::SeqCst);
         for (parked, helper) in shared.parked.iter().zip(&self.helpers) {
             if parked.0.load(Ordering::SeqCst) && parked.0.swap(false, Ordering::SeqCst) {
                 helper.thread().unpark();
             }
         }
-        struct Wait<'a>(&'a Shared);
-        impl Drop for Wait<'_> {
+        struct Close<'a>(&'a Shared);
+        impl Drop for Close<'_> {
             fn drop(&mut self) {
-                wait_for_helpers(self.0);
+                close(self.0);
             }
         }
-        let wait = Wait(shared);
+        let job = Close(shared);
         take_tasks(shared, f, tasks);
-        drop(wait);
+        drop(job);
         if shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a compute task panicked: its message was printed by its own thread");
         }
@@ -141,15 +146,19 @@ fn take_tasks(shared: &Shared, f: &(dyn Fn(usize) + Sync), tasks: usize) {
     }
 }
 
-fn wait_for_helpers(shared: &Shared) {
-    let done = || shared.pending.0.load(Ordering::Acquire) == 0;
-    if spin_until(shared.spin, done) {
+/// Lets no further helper join, and waits for those that did. One that slept through the job is not waited for.
+fn close(shared: &Shared) {
+    if shared.state.0.fetch_and(!OPEN, Ordering::SeqCst) & HELPERS == 0 {
+        return;
+    }
+    let left = || shared.state.0.load(Ordering::Acquire) & HELPERS == 0;
+    if spin_until(shared.spin, left) {
         return;
     }
     *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
     loop {
         shared.caller_parked.store(true, Ordering::SeqCst);
-        if shared.pending.0.load(Ordering::SeqCst) == 0 {
+        if shared.state.0.load(Ordering::SeqCst) & HELPERS == 0 {
             shared.caller_parked.store(false, Ordering::SeqCst);
             return;
         }
@@ -160,33 +169,39 @@ fn wait_for_helpers(shared: &Shared) {
 fn help(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
-        let changed = || shared.epoch.0.load(Ordering::Acquire) != seen;
+        let changed = || shared.state.0.load(Ordering::Acquire) / JOB != seen;
         if !spin_until(shared.spin, changed) {
             let parked = &shared.parked[index].0;
             loop {
                 parked.store(true, Ordering::SeqCst);
-                if shared.epoch.0.load(Ordering::SeqCst) != seen {
+                if shared.state.0.load(Ordering::SeqCst) / JOB != seen {
                     parked.store(false, Ordering::SeqCst);
                     break;
                 }
                 std::thread::park();
             }
         }
-        seen = shared.epoch.0.load(Ordering::Acquire);
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the owner wrote it before it raised the epoch we saw, and leaves it alone until `pending` falls to
-        // zero.
-        let job = unsafe { *shared.job.get() };
-        if let Some((job, tasks)) = job {
-            // SAFETY: the owner keeps the job alive until `pending` falls to zero.
+        let join = |state: u64| (state & OPEN != 0).then_some(state + 1);
+        match shared.state.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, join) {
+            Ok(state) => seen = state / JOB,
+            Err(state) => {
+                seen = state / JOB;
+                continue;
+            }
+        }
+        // SAFETY: this helper joined, so the owner wrote it before, and leaves it alone until all have left.
+        if let Some((job, tasks)) = unsafe { *shared.job.get() } {
+            // SAFETY: the owner keeps the job alive until all have left.
             let job = unsafe { &*job };
             if catch_unwind(AssertUnwindSafe(|| take_tasks(shared, job, tasks))).is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }
         }
-        if shared.pending.0.fetch_sub(1, Ordering::SeqCst) == 1
+        let before = shared.state.0.fetch_sub(1, Ordering::SeqCst);
+        if before & (OPEN | HELPERS) == 1
             && shared.caller_parked.swap(false, Ordering::SeqCst)
             && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -220,7 +235,7 @@ fn spin_until(time: Duration, ready: impl Fn() -> bool) -> bool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        self.shared.state.0.fetch_add(JOB, Ordering::SeqCst);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
             // A helper never panics outside a task, and a task's panic is caught.
