@@ -1,0 +1,66 @@
+//! What the operator says of a deployment.
+
+use crate::Layout;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator says. It is written only when something a person would notice changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoEDeploymentStatus {
+    /// The generation of the spec that the rest is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Progressing`, `Degraded` and others, with reasons.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The layout in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
+    /// Workers of all roles.
+    pub workers: Counts,
+    /// Gateway pods.
+    pub gateways: Counts,
+    /// Units that should be placed and those that are active.
+    pub units: Counts,
+    /// The newest generation of any of the deployment's ExpertPlacements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub placement_generation: Option<i64>,
+    /// What the agents report, in sum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<PressureSummary>,
+    /// The image that workers and gateways run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub agent_image: Option<String>,
+}
+
+/// How many there should be and how many serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    /// How many there should be.
+    #[schemars(range(min = 0))]
+    pub desired: i32,
+    /// How many serve.
+    #[schemars(range(min = 0))]
+    pub ready: i32,
+}
+
+/// Pressure in sum, coarse enough not to change every second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PressureSummary {
+    /// KV blocks in use over all attention ranks, in percent.
+    #[schemars(range(min = 0, max = 100))]
+    pub kv_used_percent: i32,
+    /// The mean load of the workers over the busiest one's, in percent: 100 is balanced.
+    #[schemars(range(min = 0, max = 100))]
+    pub balance_percent: i32,
+    /// Requests that wait for a rank.
+    #[schemars(range(min = 0))]
+    pub waiting_requests: i32,
+}

@@ -1,0 +1,25 @@
+//! The committed files are those the types give.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn the_yaml_is_up_to_date() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
+    let expected: BTreeMap<_, _> = sluice_crds::all()
+        .iter()
+        .map(|crd| (sluice_crds::file_name(crd), sluice_crds::to_yaml(crd).unwrap()))
+        .collect();
+    let found: BTreeMap<_, _> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    assert!(
+        found == expected,
+        "crds/yaml is not what the types say: run `cargo run -p sluice-operator -- crds --out crds/yaml`"
+    );
+}
