@@ -251,3 +251,71 @@ fn the_chain_is_the_documented_one() {
     page.extend([3, 0, 0, 0, 4, 0, 0, 0]);
     assert_eq!(chain.next(&[3, 4]).hash(), *blake3::keyed_hash(&key, &page).as_bytes());
 }
+
+#[test]
+fn sizes_are_what_was_asked_for() {
+    let pool = KvPool::new(6, 4, true);
+    assert_eq!((pool.total_pages(), pool.page_size(), pool.capacity_tokens()), (6, 4, 24));
+    for (tokens, pages) in [(0, 0), (1, 1), (4, 1), (5, 2), (24, 6), (25, 7)] {
+        assert_eq!(pool.pages_for(tokens), pages, "{tokens} tokens");
+    }
+}
+
+/// A referenced table of two full pages and one open one, a cached page, four free ones.
+fn busy() -> (KvPool, Table) {
+    let mut pool = KvPool::new(8, 4, true);
+    let cached = whole(&mut pool, 1, &ids(0..4));
+    let table = whole(&mut pool, 2, &ids(0..9));
+    pool.release(cached);
+    pool.check([&table]).unwrap();
+    (pool, table)
+}
+
+#[test]
+fn check_finds_what_is_wrong() {
+    type Spoil = fn(&mut KvPool, &mut Table);
+    let cases: [(&str, Spoil); 14] = [
+        ("a leaked free page", |pool, _| drop(pool.free.pop())),
+        ("a page free twice", |pool, _| pool.free.push(pool.free[0])),
+        ("a referenced page free", |pool, table| pool.free.push(table.pages[0])),
+        ("a referenced page cached", |pool, table| {
+            let page = table.pages[0];
+            pool.pages[page as usize].let_go = 77;
+            pool.lru.insert(77, page);
+        }),
+        ("a cached page lost", |pool, _| pool.lru.clear()),
+        ("a cached page free as well", |pool, _| pool.free.extend(pool.lru.values())),
+        ("a cached page under a wrong time", |pool, _| {
+            let (_, page) = pool.lru.pop_first().unwrap();
+            pool.lru.insert(78, page);
+        }),
+        ("a reference too many", |pool, table| pool.pages[table.pages[0] as usize].refs += 1),
+        ("a reference too few", |pool, table| pool.pages[table.pages[2] as usize].refs -= 1),
+        ("a hash that leads nowhere", |pool, table| {
+            pool.by_hash.remove(&pool.pages[table.pages[0] as usize].hash.unwrap());
+        }),
+        ("a hash that leads elsewhere", |pool, table| {
+            let hash = pool.pages[table.pages[0] as usize].hash.unwrap();
+            pool.by_hash.insert(hash, table.pages[1]);
+        }),
+        ("a hash nobody has", |pool, _| drop(pool.by_hash.insert([9; 32], 0))),
+        ("a cached page without contents", |pool, _| {
+            let page = *pool.lru.values().next().unwrap();
+            pool.by_hash.remove(&pool.pages[page as usize].hash.take().unwrap());
+        }),
+        ("a free page with contents", |pool, _| {
+            pool.pages[pool.free[0] as usize].hash = Some([9; 32]);
+            pool.by_hash.insert([9; 32], pool.free[0]);
+        }),
+    ];
+    for (what, spoil) in cases {
+        let (mut pool, mut table) = busy();
+        spoil(&mut pool, &mut table);
+        assert!(pool.check([&table]).is_err(), "{what}");
+    }
+    let (mut pool, table) = busy();
+    assert!(pool.check([]).is_err(), "a table forgotten");
+    assert!(pool.check([&table, &table]).is_err(), "a table twice");
+    pool.promised += 1;
+    assert!(pool.check([&table]).is_err(), "a promise too many");
+}
