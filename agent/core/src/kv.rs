@@ -257,8 +257,9 @@ impl KvPool {
         }
         let full = (computed / self.page_size) as usize;
         let sealed = table.sealed as usize;
-        let chunks = ids.chunks_exact(self.page_size as usize);
-        for (chunk, &page) in chunks.zip(&table.pages).take(full).skip(sealed) {
+        let chunks = ids.chunks_exact(self.page_size as usize).skip(sealed);
+        let fresh = chunks.zip(table.pages.iter().skip(sealed)).take(full.saturating_sub(sealed));
+        for (chunk, &page) in fresh {
             table.chain = table.chain.next(chunk);
             table.sealed += 1;
             let hash = table.chain.hash();
