@@ -1,0 +1,362 @@
+//! What one seed stands for: a deployment, a network, a load, and what goes on meanwhile.
+
+use crate::operator::Operation;
+use crate::rng::Rng;
+use crate::symbol::{Request, VOCABULARY};
+use crate::timing::Timing;
+use crate::wire::WireConfig;
+use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
+use sluice_core::front::FrontConfig;
+use sluice_core::ids::{GatewayId, MICRO, Nanos, SeqKey, Slice, Unit, WorkerId};
+use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
+use sluice_core::sequence::StopRule;
+use sluice_core::slab::SlabLayout;
+use std::sync::Arc;
+
+/// A client's request: one or more choices of one prompt.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When.
+    pub at: Nanos,
+    /// At which gateway.
+    pub gateway: usize,
+    /// Its choices.
+    pub choices: Vec<Arc<Request>>,
+    /// When it is given up, by its deadline.
+    pub deadline: Option<Nanos>,
+    /// When its client goes.
+    pub cancel: Option<Nanos>,
+}
+
+/// Something that goes wrong, or is done to a worker.
+#[derive(Clone, Copy, Debug)]
+pub enum Incident {
+    /// A rank takes no new sequences, and hands back what it has or not.
+    Drain {
+        /// The rank.
+        rank: WorkerId,
+        /// Whether what runs goes back.
+        hand_back: bool,
+    },
+    /// A gateway loses its connection to a rank for so long.
+    Cut {
+        /// The gateway.
+        gateway: usize,
+        /// The rank.
+        rank: WorkerId,
+        /// How long.
+        length: Nanos,
+    },
+}
+
+/// All that a run is made of.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The model.
+    pub shape: Shape,
+    /// Of 8 first choices, so many fall on expert 0.
+    pub hot: u64,
+    /// The workers, by id.
+    pub workers: Vec<WorkerConfig>,
+    /// How long steps take.
+    pub timing: Timing,
+    /// How frames travel.
+    pub wire: WireConfig,
+    /// Mean of a gateway's, or the operator's, way to a worker.
+    pub hop: f64,
+    /// The placement at the start.
+    pub tables: Vec<PlacementSlice>,
+    /// What the operator changes, in order of time.
+    pub operations: Vec<(Nanos, Operation)>,
+    /// Percent of slot loads that fail.
+    pub load_failures: u64,
+    /// The gateways.
+    pub gateways: Vec<FrontConfig>,
+    /// What clients ask, in order of time.
+    pub arrivals: Vec<Arrival>,
+    /// What else happens.
+    pub incidents: Vec<(Nanos, Incident)>,
+    /// More events than this are taken for a livelock.
+    pub max_events: u64,
+}
+
+/// Rows the slab of any worker holds at most: keeps a seed cheap.
+const OUTPUTS: u64 = 96;
+
+impl Scenario {
+    /// Draws the scenario of a seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut r = Rng::new(seed);
+        let shape = shape(&mut r);
+        let hybrid = r.chance(40);
+        let (ranks, hosts) = if hybrid { (r.range(1, 4), 0) } else { (r.range(1, 4), r.range(1, 6)) };
+        let hosts: Vec<u32> = if hybrid {
+            (0..ranks as u32).collect()
+        } else {
+            (ranks as u32..(ranks + hosts) as u32).collect()
+        };
+        let tables = tables(&mut r, &shape, &hosts);
+        let timing = Timing::draw(&mut r, hosts.len().max(ranks as usize) + ranks as usize);
+        let room = Room::draw(&mut r);
+        let workers = workers(&mut r, &shape, ranks as u32, &hosts, &tables, &timing, &room);
+        let latency = r.spread(1, 200) * MICRO;
+        let wire = WireConfig {
+            latency,
+            jitter: if r.chance(70) { latency as f64 * r.unit() * 3.0 } else { 0.0 },
+            reorder: if r.chance(50) { r.range(1, 40) } else { 0 },
+            duplicate: if r.chance(50) { r.range(1, 20) } else { 0 },
+            ..WireConfig::default()
+        };
+        let cycle = timing.cycle(&shape) + 2 * latency;
+        let gateways: Vec<FrontConfig> = (0..r.range(1, 2) as u32)
+            .map(|g| FrontConfig {
+                queue: if r.chance(20) { r.range(1, 6) as usize } else { 1024 },
+                busy_hold: r.spread(100, 20_000) * MICRO,
+                prefixes: 64,
+                ..FrontConfig::new(GatewayId(g))
+            })
+            .collect();
+        let (arrivals, span) = arrivals(&mut r, &room, gateways.len(), cycle);
+        let operations = if r.chance(45) {
+            let n = r.range(1, 8);
+            let mut all: Vec<_> = (0..n).map(|_| (r.below(span), Operation::draw(&mut r, cycle))).collect();
+            all.sort_by_key(|o| o.0);
+            all
+        } else {
+            vec![]
+        };
+        let incidents = incidents(&mut r, ranks as u32, gateways.len(), span, cycle);
+        Self {
+            hot: if r.chance(40) { r.range(1, 7) } else { 0 },
+            hop: latency as f64,
+            load_failures: if r.chance(20) { 30 } else { 0 },
+            max_events: 400_000,
+            shape,
+            workers,
+            timing,
+            wire,
+            tables,
+            operations,
+            gateways,
+            arrivals,
+            incidents,
+        }
+    }
+}
+
+fn shape(r: &mut Rng) -> Shape {
+    let blocks = r.range(1, 6);
+    let dense = if r.chance(30) { 40 } else { 0 };
+    let mut moe: Vec<bool> = (0..blocks).map(|_| !r.chance(dense)).collect();
+    let some = r.below(blocks) as usize;
+    moe[some] = true;
+    let experts = r.range(2, 16) as u16;
+    Shape {
+        moe,
+        experts,
+        top_k: r.range(1, 4).min(u64::from(experts)) as u8,
+        segments: r.pick(&[1, 2, 4, 8]),
+    }
+}
+
+/// How long sequences are and how much of them fits.
+struct Room {
+    prompt: u64,
+    tokens: u64,
+    page_size: u64,
+    sequences: u64,
+}
+
+impl Room {
+    fn draw(r: &mut Rng) -> Self {
+        Self {
+            prompt: r.spread(1, 40),
+            tokens: r.spread(2, 16),
+            page_size: r.pick(&[1, 2, 4, 8, 16]),
+            sequences: r.spread(4, 24),
+        }
+    }
+
+    /// KV pages of the longest sequence.
+    fn pages(&self) -> u64 {
+        (self.prompt + self.tokens).div_ceil(self.page_size)
+    }
+}
+
+/// Every unit of every block has a holder; some experts are sliced, some have replicas.
+fn tables(r: &mut Rng, shape: &Shape, hosts: &[u32]) -> Vec<PlacementSlice> {
+    let (slicing, copies, uneven) =
+        (r.chance(50), if r.chance(50) { r.range(1, 40) } else { 0 }, r.chance(50));
+    let span = r.range(1, u64::from(shape.blocks())) as u16;
+    // One worker may hold whole blocks alone, so that spans can run.
+    let alone = r.chance(25).then(|| r.pick(hosts));
+    let mut tables = vec![];
+    let mut start = 0;
+    while start < shape.blocks() {
+        let end = (start + span).min(shape.blocks());
+        let mut replicas = vec![];
+        for block in start..end {
+            if !shape.moe[block as usize] {
+                continue;
+            }
+            let alone = alone.filter(|_| r.chance(70));
+            for expert in 0..shape.experts {
+                for copy in 0..=u32::from(r.chance(copies)) {
+                    let slices =
+                        if slicing { 1 << r.below(u64::from(shape.segments.ilog2()) + 1) } else { 1 };
+                    let width = shape.segments / slices;
+                    let first = r.below(hosts.len() as u64) as usize;
+                    for s in 0..slices {
+                        // Two replicas of one unit on one worker would be one slot.
+                        let host = hosts[(first + s as usize + copy as usize) % hosts.len()];
+                        let unit =
+                            Unit { block, expert, slice: Slice { lo: s * width, hi: (s + 1) * width } };
+                        let worker = WorkerId(alone.filter(|_| copy == 0).unwrap_or(host));
+                        if replicas.iter().any(|x: &Replica| x.worker == worker && x.unit == unit) {
+                            continue;
+                        }
+                        let fraction = if uneven { r.unit() as f32 } else { 1.0 };
+                        replicas.push(Replica { worker, unit, state: ReplicaState::Active, fraction });
+                    }
+                }
+            }
+        }
+        tables.push(PlacementSlice { blocks: start..end, generation: 1, replicas });
+        start = end;
+    }
+    tables
+}
+
+fn workers(
+    r: &mut Rng,
+    shape: &Shape,
+    ranks: u32,
+    hosts: &[u32],
+    tables: &[PlacementSlice],
+    timing: &Timing,
+    room: &Room,
+) -> Vec<WorkerConfig> {
+    let count = hosts.iter().copied().max().unwrap_or(0).max(ranks - 1) + 1;
+    let policy = if r.chance(45) { Policy::Frontier } else { r.pick(&Policy::ALL) };
+    let chunk = r.spread(1, 32);
+    let sequences = if r.chance(30) { r.range(1, 3) } else { r.range(4, 16) };
+    let rank = RankConfig {
+        pages: (if r.chance(40) { room.pages() + r.below(4) } else { room.pages() * r.range(2, 8) }) as u32,
+        page_size: room.page_size as u32,
+        prefix_reuse: r.chance(60),
+        watermark: if r.chance(50) { r.below(4) as u32 } else { 0 },
+        max_sequences: sequences as u32,
+        prefill_chunk: chunk as u32,
+        prefill_tokens: (chunk * r.range(1, 4)) as u32,
+        waves: if r.chance(60) { 1 } else { r.range(2, 3) as u8 },
+    };
+    let rings = if r.chance(40) { r.range(1, 3) } else { r.range(4, 40) };
+    let max_expert_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, OUTPUTS) } as u32;
+    let max_step_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, 128) } as u32;
+    let tokens = (chunk + sequences + if r.chance(40) { 0 } else { r.range(1, 40) }) as u32;
+    let parts = tables.iter().flat_map(|t| &t.replicas).map(|x| x.unit.slice.count(shape.segments)).max();
+    let spare = if r.chance(50) { 0 } else { r.range(1, 10) as u32 };
+    let free_slots = r.range(0, 4) as u32;
+    let (spans, release_cycles) = (r.chance(70), r.range(1, 8) as u32);
+    let initial_cycle = timing.cycle(shape);
+    (0..count)
+        .map(|id| {
+            let held = tables.iter().flat_map(|t| &t.replicas).filter(|x| x.worker.0 == id).count() as u32;
+            let host =
+                hosts.contains(&id).then_some(HostConfig { slots: held + free_slots, ring: rings as u32 });
+            let slab = SlabLayout {
+                tokens: if id < ranks { tokens } else { 0 },
+                groups: if id < ranks { tokens + spare } else { 0 },
+                top_k: u32::from(shape.top_k),
+                // Operations may add slices of any width.
+                parts: u32::from(parts.unwrap_or(1).max(shape.segments)),
+                landing: if host.is_some() { ranks * rings as u32 } else { 0 },
+                outputs: if host.is_some() { max_expert_rows } else { 0 },
+            };
+            WorkerConfig {
+                id: WorkerId(id),
+                shape: shape.clone(),
+                slab,
+                rank: (id < ranks).then(|| rank.clone()),
+                host,
+                policy,
+                max_step_rows,
+                max_expert_rows,
+                spans,
+                costs: timing.costs(),
+                release_cycles,
+                initial_cycle,
+            }
+        })
+        .collect()
+}
+
+fn arrivals(r: &mut Rng, room: &Room, gateways: usize, cycle: Nanos) -> (Vec<Arrival>, Nanos) {
+    let span = if r.chance(30) { 1 } else { cycle * r.range(1, room.tokens * 3) };
+    let (cancels, deadlines) =
+        (if r.chance(40) { r.range(5, 50) } else { 0 }, if r.chance(30) { r.range(5, 60) } else { 0 });
+    let (shared, stops) = (r.chance(60), r.chance(40));
+    let prefix: Vec<u32> = (0..room.prompt).map(|_| r.below(VOCABULARY) as u32).collect();
+    let mut all: Vec<Arrival> = (0..room.sequences)
+        .map(|i| {
+            let at = r.below(span);
+            let length = if r.chance(3) { room.prompt * 4 } else { r.range(1, room.prompt) } as usize;
+            let common = if shared && r.chance(70) { r.below(length as u64 + 1) as usize } else { 0 };
+            let prompt: Arc<[u32]> = (0..length)
+                .map(|p| match prefix.get(p).filter(|_| p < common) {
+                    Some(id) => *id,
+                    None => r.below(VOCABULARY) as u32,
+                })
+                .collect();
+            let mut ids: Vec<u32> = (0..r.range(1, 3)).map(|_| r.below(VOCABULARY) as u32).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let max_tokens = if r.chance(2) { 0 } else { r.range(1, room.tokens) as u32 };
+            let stop = StopRule {
+                ids: if stops { ids } else { vec![] },
+                min_tokens: if r.chance(30) { r.below(u64::from(max_tokens) + 1) as u32 } else { 0 },
+                max_tokens,
+            };
+            let salt = u64::from(r.chance(25));
+            let (done, abort) = (r.chance(5), r.chance(3));
+            let choices = (0..if r.chance(10) { 2 } else { 1 })
+                .map(|choice| {
+                    Arc::new(Request {
+                        key: SeqKey { request: i + 1, choice },
+                        prompt: Arc::clone(&prompt),
+                        stop: stop.clone(),
+                        salt,
+                        done_at: done.then(|| r.below(room.tokens) as u32),
+                        abort_at: abort.then(|| r.below(room.tokens) as u32),
+                    })
+                })
+                .collect();
+            Arrival {
+                at,
+                gateway: r.below(gateways as u64) as usize,
+                choices,
+                deadline: r.chance(deadlines).then(|| at + r.below(cycle * room.tokens * 4)),
+                cancel: r.chance(cancels).then(|| at + r.below(cycle * room.tokens * 2)),
+            }
+        })
+        .collect();
+    all.sort_by_key(|a| a.at);
+    let span = span.max(cycle * room.tokens * 2);
+    (all, span)
+}
+
+fn incidents(r: &mut Rng, ranks: u32, gateways: usize, span: Nanos, cycle: Nanos) -> Vec<(Nanos, Incident)> {
+    let mut all = vec![];
+    if ranks > 1 && r.chance(15) {
+        let rank = WorkerId(r.below(u64::from(ranks)) as u32);
+        all.push((r.below(span), Incident::Drain { rank, hand_back: r.chance(60) }));
+    }
+    if r.chance(15) {
+        for _ in 0..r.range(1, 3) {
+            let (gateway, rank) =
+                (r.below(gateways as u64) as usize, WorkerId(r.below(u64::from(ranks)) as u32));
+            all.push((r.below(span), Incident::Cut { gateway, rank, length: r.below(cycle * 4) + 1 }));
+        }
+    }
+    all
+}

@@ -1,0 +1,739 @@
+//! Many cores on a virtual clock: events in, actions out, and what is between them.
+
+use crate::client::Client;
+use crate::coverage::Coverage;
+use crate::device::{Backend, Device};
+use crate::heap::Heap;
+use crate::ledger::Ledger;
+use crate::operator::{Later, Operation, Operator};
+use crate::rng::Rng;
+use crate::scenario::{Incident, Scenario};
+use crate::symbol::Request;
+use crate::wire::Wire;
+use sluice_core::config::Shape;
+use sluice_core::event::{Action, Event, PeerUp};
+use sluice_core::frame::{Body, Frame};
+use sluice_core::front::{Action as FrontAction, CancelCause, Front, RankLoad, Submit};
+use sluice_core::ids::{Attempt, Nanos, SeqKey, Unit, WorkerId};
+use sluice_core::placement::{PlacementSlice, ReplicaState};
+use sluice_core::sequence::RankEvent;
+use sluice_core::step::{Outcome, Step};
+use sluice_core::worker::Worker;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Something happened that must not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When, on the virtual clock.
+    pub at: Nanos,
+    /// At which event.
+    pub event: u64,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {:.3} us, event {}: {}", self.at as f64 / 1e3, self.event, self.what)
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Events handled.
+    pub events: u64,
+    /// Virtual time.
+    pub time: Nanos,
+    /// What occurred in it.
+    pub coverage: Coverage,
+}
+
+enum Ev {
+    Arrive { flight: u32 },
+    Done { worker: u32 },
+    Tick { worker: u32 },
+    ToRank { gateway: u32, rank: u32, link: u32, event: Event },
+    ToFront { gateway: u32, rank: u32, link: u32, what: Said },
+    FrontTick { gateway: u32 },
+    Submit { arrival: u32 },
+    Quit { arrival: u32 },
+    Table { worker: u32, slice: Arc<PlacementSlice> },
+    Loaded { worker: u32, slot: u32, unit: Unit, ok: bool },
+    Operate(Operation),
+    Follow(Later),
+    Incident(Incident),
+    Heal { gateway: u32, rank: u32 },
+}
+
+enum Said {
+    Of { seq: SeqKey, attempt: Attempt, event: RankEvent },
+    Load(RankLoad),
+}
+
+struct Flight {
+    from: u32,
+    to: u32,
+    /// Until the last copy is delivered.
+    frame: Option<Frame>,
+    payload: Vec<u64>,
+    /// Copies under way.
+    copies: u8,
+    heard: bool,
+    /// It was sent when its tokens' attention step was done.
+    prompt: bool,
+}
+
+struct Node {
+    core: Worker,
+    device: Device,
+    running: Option<Step>,
+    tick: Option<Nanos>,
+    /// The oldest token's arrival when a step last started, and how many steps in a row it was the same while overdue.
+    oldest: (Nanos, u32),
+    /// Attempt and age of the sequences that a rank was asked to take, and whether it has.
+    bound: HashMap<SeqKey, (Attempt, u64, bool)>,
+    draining: bool,
+}
+
+struct Connection {
+    epoch: u32,
+    is_up: bool,
+    to_rank: Nanos,
+    to_front: Nanos,
+}
+
+/// A run.
+pub struct World {
+    shape: Shape,
+    scenario: Scenario,
+    now: Nanos,
+    events: u64,
+    heap: Heap<Ev>,
+    rng: Rng,
+    nodes: Vec<Node>,
+    wire: Wire,
+    flights: Vec<Option<Flight>>,
+    free_flights: Vec<u32>,
+    ledger: Ledger,
+    fronts: Vec<Front<u32>>,
+    front_tick: Vec<Option<Nanos>>,
+    /// Per (gateway, worker).
+    connections: Vec<Connection>,
+    clients: Vec<Client>,
+    by_key: HashMap<SeqKey, u32>,
+    operator: Operator,
+    coverage: Coverage,
+    failure: Option<String>,
+    trace: bool,
+    out: Vec<FrontAction<u32>>,
+    actions: Vec<Action>,
+}
+
+impl World {
+    /// Runs a scenario to its end.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(scenario: Scenario, seed: u64, trace: bool) -> Result<Report, Violation> {
+        let mut world =
+            Self::new(scenario, seed, trace).map_err(|what| Violation { at: 0, event: 0, what })?;
+        world.start();
+        world.drive()
+    }
+
+    fn new(scenario: Scenario, seed: u64, trace: bool) -> Result<Self, String> {
+        let mut rng = Rng::new(seed.rotate_left(17));
+        let n = scenario.workers.len();
+        let nodes: Result<Vec<Node>, String> = scenario
+            .workers
+            .iter()
+            .map(|config| {
+                let core = Worker::new(config.clone()).map_err(|e| format!("{}: {e}", config.id))?;
+                let device = Device::new(config, scenario.hot);
+                let bound = HashMap::new();
+                Ok(Node { core, device, running: None, tick: None, oldest: (0, 0), bound, draining: false })
+            })
+            .collect();
+        let slots = scenario.workers.iter().map(|w| w.host.as_ref().map_or(0, |h| h.slots)).collect();
+        let connections = (0..scenario.gateways.len() * n)
+            .map(|_| Connection { epoch: 0, is_up: true, to_rank: 0, to_front: 0 })
+            .collect();
+        Ok(Self {
+            shape: scenario.shape.clone(),
+            now: 0,
+            events: 0,
+            heap: Heap::new(),
+            nodes: nodes?,
+            wire: Wire::new(scenario.wire, n, rng.fork()),
+            flights: vec![],
+            free_flights: vec![],
+            ledger: Ledger::new(n),
+            fronts: scenario.gateways.iter().map(|g| Front::new(*g)).collect(),
+            front_tick: vec![None; scenario.gateways.len()],
+            connections,
+            clients: vec![],
+            by_key: HashMap::new(),
+            operator: Operator::new(scenario.tables.clone(), slots, scenario.shape.segments, rng.fork()),
+            coverage: Coverage::default(),
+            failure: None,
+            trace,
+            out: vec![],
+            actions: vec![],
+            rng,
+            scenario,
+        })
+    }
+
+    /// Everybody meets everybody, then the first placement is known, then clients come.
+    fn start(&mut self) {
+        let n = self.nodes.len();
+        let mut pairs: Vec<(usize, usize)> = (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).collect();
+        pairs.retain(|(a, b)| a != b);
+        self.rng.shuffle(&mut pairs);
+        for (a, b) in pairs {
+            let peer = &self.scenario.workers[b];
+            let up = PeerUp {
+                worker: peer.id,
+                epoch: 1,
+                is_rank: peer.rank.is_some(),
+                host_ring: peer.host.as_ref().map(|h| h.ring),
+            };
+            self.handle(a, Event::PeerUp(up), false);
+        }
+        for slice in self.operator.all() {
+            self.publish(&slice, true);
+        }
+        for gateway in 0..self.fronts.len() {
+            for rank in self.ranks() {
+                self.up(gateway, rank);
+            }
+        }
+        for (i, a) in self.scenario.arrivals.iter().enumerate() {
+            self.heap.push(a.at, Ev::Submit { arrival: i as u32 });
+            if let Some(at) = a.cancel {
+                self.heap.push(at, Ev::Quit { arrival: i as u32 });
+            }
+        }
+        for (at, op) in &self.scenario.operations {
+            self.heap.push(*at, Ev::Operate(*op));
+        }
+        for (at, incident) in &self.scenario.incidents {
+            self.heap.push(*at, Ev::Incident(*incident));
+        }
+    }
+
+    fn ranks(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|w| self.scenario.workers[*w].rank.is_some()).collect()
+    }
+
+    fn drive(mut self) -> Result<Report, Violation> {
+        while let Some((at, ev)) = self.heap.pop() {
+            self.now = at;
+            self.events += 1;
+            self.step(ev);
+            if self.events >= self.scenario.max_events {
+                let open = self.clients.iter().filter(|c| c.is_open()).count();
+                self.fail(format!("no end in sight: {open} requests are open"));
+            }
+            if let Some(what) = self.failure.take() {
+                return Err(Violation { at: self.now, event: self.events, what });
+            }
+        }
+        self.settle().map_err(|what| Violation { at: self.now, event: self.events, what })?;
+        for node in &self.nodes {
+            self.coverage.add(node.core.counters());
+        }
+        for front in &self.fronts {
+            self.coverage.add_front(front.counts());
+        }
+        self.coverage.late_batches += self.ledger.late;
+        Ok(Report { events: self.events, time: self.now, coverage: self.coverage })
+    }
+
+    fn fail(&mut self, what: impl Into<String>) {
+        if self.failure.is_none() {
+            self.failure = Some(what.into());
+        }
+    }
+
+    fn must(&mut self, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.fail(what);
+        }
+    }
+
+    fn note(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>12.3} {:>6} {}", self.now as f64 / 1e3, self.events, text());
+        }
+    }
+
+    fn step(&mut self, ev: Ev) {
+        match ev {
+            Ev::Arrive { flight } => self.arrive(flight),
+            Ev::Done { worker } => self.done(worker as usize),
+            Ev::Tick { worker } => {
+                let node = &mut self.nodes[worker as usize];
+                if node.tick == Some(self.now) {
+                    node.tick = None;
+                    self.handle(worker as usize, Event::Tick, false);
+                }
+            }
+            Ev::ToRank { gateway, rank, link, event } => {
+                let c = &self.connections[gateway as usize * self.nodes.len() + rank as usize];
+                // What was sent before a cut may still get through, until the connection is new.
+                let late = !c.is_up && c.epoch == link + 1 && self.rng.chance(50);
+                if c.epoch == link || late {
+                    self.note(|| format!("worker {rank} <- {event:?}"));
+                    self.asked(rank as usize, &event);
+                    self.handle(rank as usize, event, false);
+                }
+            }
+            Ev::ToFront { gateway, rank, link, what } => {
+                if self.connections[gateway as usize * self.nodes.len() + rank as usize].epoch != link {
+                    return;
+                }
+                let (now, worker) = (self.now, WorkerId(rank));
+                self.front(gateway as usize, |front, out| match what {
+                    Said::Of { seq, attempt, event } => {
+                        front.rank_event(now, worker, seq, attempt, event, out)
+                    }
+                    Said::Load(load) => front.rank_load(now, worker, load, out),
+                });
+            }
+            Ev::FrontTick { gateway } => {
+                if self.front_tick[gateway as usize] == Some(self.now) {
+                    self.front_tick[gateway as usize] = None;
+                    let now = self.now;
+                    self.front(gateway as usize, |front, out| front.tick(now, out));
+                }
+            }
+            Ev::Submit { arrival } => self.submit(arrival as usize),
+            Ev::Quit { arrival } => self.quit(arrival as usize),
+            Ev::Table { worker, slice } => {
+                self.note(|| {
+                    format!(
+                        "worker {worker} <- placement of {:?}, generation {}",
+                        slice.blocks, slice.generation
+                    )
+                });
+                self.handle(worker as usize, Event::Placement(slice), false);
+            }
+            Ev::Loaded { worker, slot, unit, ok } => {
+                if ok {
+                    self.nodes[worker as usize].device.hold(slot, Some(unit));
+                }
+                self.note(|| format!("worker {worker} has loaded {unit} into slot {slot}: {ok}"));
+                self.handle(worker as usize, Event::SlotLoaded { slot, unit, ok }, false);
+                self.operator.loaded(WorkerId(worker), unit, ok);
+                self.operated();
+            }
+            Ev::Operate(op) => {
+                self.operator.apply(op);
+                self.operated();
+            }
+            Ev::Follow(later) => {
+                self.operator.follow(later);
+                self.operated();
+            }
+            Ev::Incident(incident) => self.incident(incident),
+            Ev::Heal { gateway, rank } => {
+                self.note(|| format!("gateway {gateway} reaches worker {rank} again"));
+                let i = gateway as usize * self.nodes.len() + rank as usize;
+                let c = &mut self.connections[i];
+                (c.is_up, c.epoch) = (true, c.epoch + 1);
+                self.up(gateway as usize, rank as usize);
+            }
+        }
+    }
+
+    // ---- workers
+
+    fn handle(&mut self, worker: usize, event: Event, prompt: bool) {
+        self.nodes[worker].core.handle(self.now, event);
+        self.drain(worker, prompt);
+    }
+
+    fn done(&mut self, worker: usize) {
+        let node = &mut self.nodes[worker];
+        let Some(step) = node.running.take() else { return };
+        let outcome = match node.device.finish(&step) {
+            Ok(outcome) => outcome,
+            Err(what) => return self.fail(format!("worker {worker}: {what}")),
+        };
+        let prompt = matches!(outcome, Outcome::Routed(_));
+        self.note(|| format!("worker {worker} is done: {outcome:?}"));
+        self.handle(worker, Event::Done(outcome), prompt);
+    }
+
+    fn arrive(&mut self, id: u32) {
+        let Some(flight) = &mut self.flights[id as usize] else { return };
+        let (from, to) = (flight.from as usize, flight.to as usize);
+        let first = !std::mem::replace(&mut flight.heard, true);
+        flight.copies -= 1;
+        let frame = if flight.copies > 0 { flight.frame.clone() } else { flight.frame.take() };
+        let Some(frame) = frame else { return };
+        if first {
+            let prompt = flight.prompt;
+            let heard = self.ledger.heard(from, to, &frame, prompt);
+            self.must(heard);
+        }
+        if self.trace {
+            let copy = if first { "" } else { " again" };
+            self.note(|| format!("worker {to} <- {from}{copy}: {frame:?}"));
+        }
+        let landing = self.nodes[to].core.receive(self.now, WorkerId(from as u32), frame);
+        if !first && !landing.is_empty() {
+            self.fail(format!("worker {to} wants rows of a frame that came before"));
+        }
+        let Some(flight) = &self.flights[id as usize] else { return };
+        for (i, row) in landing {
+            match flight.payload.get(i as usize) {
+                Some(value) => self.nodes[to].device.write(row, *value),
+                None => {
+                    self.failure =
+                        Some(format!("worker {to} wants row {i} of a payload of {}", flight.payload.len()))
+                }
+            }
+        }
+        if flight.copies == 0 {
+            self.flights[id as usize] = None;
+            self.free_flights.push(id);
+        }
+        self.drain(to, false);
+    }
+
+    /// Carries out what a core has decided.
+    fn drain(&mut self, worker: usize, prompt: bool) {
+        let mut actions = std::mem::take(&mut self.actions);
+        actions.extend(self.nodes[worker].core.actions());
+        for action in actions.drain(..) {
+            self.act(worker, action, prompt);
+        }
+        self.actions = actions;
+        let node = &mut self.nodes[worker];
+        if let Some(at) = node.core.wake() {
+            let at = at.max(self.now + 1);
+            if node.tick.is_none_or(|t| at < t) {
+                node.tick = Some(at);
+                self.heap.push(at, Ev::Tick { worker: worker as u32 });
+            }
+        }
+    }
+
+    fn act(&mut self, worker: usize, action: Action, prompt: bool) {
+        match action {
+            Action::Run(step) => self.launch(worker, step),
+            Action::Send { to, frame } => self.send(worker, to, frame, prompt),
+            Action::Tell { gateway, seq, attempt, event } => {
+                self.note(|| format!("worker {worker} says of {seq} ({attempt}): {event:?}"));
+                self.told(worker, seq, attempt, &event);
+                self.say(gateway.0 as usize, worker, Said::Of { seq, attempt, event });
+                if self.rng.chance(20) {
+                    let load = self.load(worker);
+                    self.say(gateway.0 as usize, worker, Said::Load(load));
+                }
+            }
+            Action::Open { handle, seq, .. } => {
+                let Some(client) = self.by_key.get(&seq) else {
+                    return self.fail(format!("{seq} is opened, which nobody asked"));
+                };
+                let request = Arc::clone(&self.clients[*client as usize].request);
+                let opened = self.nodes[worker].device.open(handle, &request);
+                self.must(opened);
+            }
+            Action::Close { handle } => {
+                let closed = self.nodes[worker].device.close(handle);
+                self.must(closed);
+            }
+            Action::LoadSlot { slot, unit } => {
+                let joining =
+                    self.operator.state(WorkerId(worker as u32), unit) == Some(ReplicaState::Joining);
+                let ok = !(joining && self.rng.chance(self.scenario.load_failures));
+                let at = self.now + 1 + self.rng.exp(self.scenario.hop * 4.0) as Nanos;
+                self.heap.push(at, Ev::Loaded { worker: worker as u32, slot, unit, ok });
+            }
+            Action::FreeSlot { slot, .. } => self.nodes[worker].device.hold(slot, None),
+        }
+    }
+
+    fn launch(&mut self, worker: usize, step: Step) {
+        self.note(|| format!("worker {worker} runs {step:?}"));
+        let node = &mut self.nodes[worker];
+        if node.running.is_some() {
+            return self.fail(format!("worker {worker} starts a step while one runs"));
+        }
+        let begun = node.device.begin(&step);
+        let t = self.scenario.timing.of(&step, worker, &mut self.rng);
+        self.heap.push(self.now + t, Ev::Done { worker: worker as u32 });
+        self.nodes[worker].running = Some(step);
+        self.must(begun);
+    }
+
+    fn send(&mut self, from: usize, to: WorkerId, frame: Frame, prompt: bool) {
+        let to = to.0 as usize;
+        if self.trace {
+            self.note(|| format!("worker {from} -> {to}: {frame:?}"));
+        }
+        let ring = self.scenario.workers.get(to).and_then(|w| w.host.as_ref()).map_or(0, |h| h.ring);
+        let sent = self.ledger.sent(from, to, &frame, ring);
+        self.must(sent);
+        let device = &self.nodes[from].device;
+        let payload: Vec<u64> = match &frame.body {
+            Body::Tokens(b) => b.rows.iter().map(|r| device.read(r.src)).collect(),
+            Body::Returns(b) => b.rows.iter().map(|r| device.read(*r)).collect(),
+            _ => vec![],
+        };
+        let at = self.wire.leave(self.now, from, to, frame.channel, payload.len());
+        let copy = self.wire.copy(at);
+        let copies = 1 + u8::from(copy.is_some());
+        let (from, to, frame) = (from as u32, to as u32, Some(frame));
+        let flight = Flight { from, to, frame, payload, copies, heard: false, prompt };
+        let id = self.free_flights.pop().unwrap_or_else(|| {
+            self.flights.push(None);
+            self.flights.len() as u32 - 1
+        });
+        self.flights[id as usize] = Some(flight);
+        self.heap.push(at, Ev::Arrive { flight: id });
+        if let Some(at) = copy {
+            self.coverage.copies += 1;
+            self.heap.push(at, Ev::Arrive { flight: id });
+        }
+    }
+
+    /// What a rank was asked.
+    fn asked(&mut self, rank: usize, event: &Event) {
+        let node = &mut self.nodes[rank];
+        if let Event::Bind(b) = event
+            && node.bound.get(&b.seq).is_none_or(|(attempt, ..)| *attempt < b.attempt)
+        {
+            node.bound.insert(b.seq, (b.attempt, b.age, false));
+        }
+    }
+
+    /// What a rank says of a sequence: the oldest that it has always proceeds.
+    fn told(&mut self, worker: usize, seq: SeqKey, attempt: Attempt, event: &RankEvent) {
+        let node = &mut self.nodes[worker];
+        let Some((of, age, accepted)) = node.bound.get_mut(&seq).filter(|b| b.0 == attempt) else { return };
+        let (age, _) = (*age, *of);
+        match event {
+            RankEvent::Accepted => *accepted = true,
+            RankEvent::Token { .. } => {}
+            RankEvent::Refused(_) | RankEvent::Finished(_) => {
+                node.bound.remove(&seq);
+            }
+            RankEvent::HandedBack => {
+                node.bound.remove(&seq);
+                let older = node.bound.values().any(|(_, a, accepted)| *accepted && *a < age);
+                if !older && !node.draining {
+                    self.fail(format!("worker {worker} hands back {seq}, the oldest it has"));
+                }
+            }
+        }
+    }
+
+    fn load(&self, worker: usize) -> RankLoad {
+        let p = self.nodes[worker].core.pressure(self.now);
+        RankLoad {
+            free_blocks: p.kv_pages.1 - p.kv_pages.0,
+            pool_blocks: p.kv_pages.1,
+            block_tokens: self.scenario.workers[worker].rank.as_ref().map_or(1, |r| r.page_size),
+            queue: p.sequences.1,
+            draining: self.nodes[worker].draining,
+        }
+    }
+
+    // ---- gateways
+
+    fn front(&mut self, gateway: usize, call: impl FnOnce(&mut Front<u32>, &mut Vec<FrontAction<u32>>)) {
+        let mut out = std::mem::take(&mut self.out);
+        call(&mut self.fronts[gateway], &mut out);
+        for action in out.drain(..) {
+            match action {
+                FrontAction::Bind { rank, bind, .. } => self.tell_rank(gateway, rank, Event::Bind(bind)),
+                FrontAction::CancelAt { rank, seq, attempt } => {
+                    self.tell_rank(gateway, rank, Event::Cancel { seq, attempt })
+                }
+                FrontAction::Deliver { index, id, handle, .. } => {
+                    let got =
+                        self.clients[handle as usize].deliver(&self.shape, self.scenario.hot, index, id);
+                    self.must(got);
+                }
+                FrontAction::End { ending, handle, seq } => {
+                    self.note(|| format!("gateway {gateway}: {seq} ends: {ending:?}"));
+                    let room = self.room();
+                    let ended = self.clients[handle as usize].end(
+                        &self.shape,
+                        self.scenario.hot,
+                        self.now,
+                        ending,
+                        room,
+                    );
+                    self.must(ended);
+                }
+            }
+        }
+        self.out = out;
+        if let Some(at) = self.fronts[gateway].next_tick() {
+            let at = at.max(self.now + 1);
+            if self.front_tick[gateway].is_none_or(|t| at < t) {
+                self.front_tick[gateway] = Some(at);
+                self.heap.push(at, Ev::FrontTick { gateway: gateway as u32 });
+            }
+        }
+    }
+
+    /// Tokens that the smallest KV pool holds: less is never too large.
+    fn room(&self) -> u32 {
+        let ranks = self.scenario.workers.iter().filter_map(|w| w.rank.as_ref());
+        ranks.map(|r| r.pages * r.page_size).min().unwrap_or(0)
+    }
+
+    fn up(&mut self, gateway: usize, rank: usize) {
+        let (now, load) = (self.now, self.load(rank));
+        self.front(gateway, |front, out| front.rank_up(now, WorkerId(rank as u32), 1, load, out));
+    }
+
+    fn tell_rank(&mut self, gateway: usize, rank: WorkerId, event: Event) {
+        let way = self.hop();
+        let c = &mut self.connections[gateway * self.nodes.len() + rank.0 as usize];
+        if !c.is_up {
+            return;
+        }
+        let at = (self.now + way).max(c.to_rank);
+        c.to_rank = at;
+        let link = c.epoch;
+        self.heap.push(at, Ev::ToRank { gateway: gateway as u32, rank: rank.0, link, event });
+    }
+
+    fn say(&mut self, gateway: usize, rank: usize, what: Said) {
+        let way = self.hop();
+        let c = &mut self.connections[gateway * self.nodes.len() + rank];
+        if !c.is_up {
+            return;
+        }
+        let at = (self.now + way).max(c.to_front);
+        c.to_front = at;
+        let link = c.epoch;
+        self.heap.push(at, Ev::ToFront { gateway: gateway as u32, rank: rank as u32, link, what });
+    }
+
+    fn hop(&mut self) -> Nanos {
+        1 + (self.scenario.hop * 0.5 + self.rng.exp(self.scenario.hop * 0.5)) as Nanos
+    }
+
+    fn submit(&mut self, arrival: usize) {
+        let a = self.scenario.arrivals[arrival].clone();
+        let first = self.clients.len() as u32;
+        for request in &a.choices {
+            self.by_key.insert(request.key, self.clients.len() as u32);
+            self.clients.push(Client::new(Arc::clone(request), a.gateway, a.deadline));
+        }
+        let one: &Request = &a.choices[0];
+        let submit = Submit {
+            request: one.key.request,
+            choices: (first..self.clients.len() as u32).collect(),
+            prompt: Arc::clone(&one.prompt),
+            stop: one.stop.clone(),
+            deadline: a.deadline,
+            salt: one.salt,
+        };
+        self.note(|| {
+            format!("gateway {}: request {} of {} tokens", a.gateway, submit.request, submit.prompt.len())
+        });
+        let now = self.now;
+        let mut refused = None;
+        self.front(a.gateway, |front, out| refused = front.submit(now, submit, out).err());
+        if let Some(why) = refused {
+            self.coverage.refused += 1;
+            self.note(|| format!("it is refused: {why}"));
+            for client in &mut self.clients[first as usize..] {
+                client.ending = Some(sluice_core::front::Ending::Refused(why));
+            }
+        }
+    }
+
+    fn quit(&mut self, arrival: usize) {
+        let a = &self.scenario.arrivals[arrival];
+        let (gateway, keys) = (a.gateway, a.choices.iter().map(|c| c.key).collect::<Vec<_>>());
+        for key in keys {
+            let Some(client) = self.by_key.get(&key).map(|c| &mut self.clients[*c as usize]) else {
+                continue;
+            };
+            client.cancelled = true;
+            let now = self.now;
+            self.front(gateway, |front, out| front.cancel(now, key, CancelCause::Client, out));
+        }
+    }
+
+    fn incident(&mut self, incident: Incident) {
+        self.note(|| format!("{incident:?}"));
+        match incident {
+            Incident::Drain { rank, hand_back } => {
+                self.coverage.drains += 1;
+                self.nodes[rank.0 as usize].draining = true;
+                self.handle(rank.0 as usize, Event::Drain { hand_back }, false);
+            }
+            Incident::Cut { gateway, rank, length } => {
+                let c = &mut self.connections[gateway * self.nodes.len() + rank.0 as usize];
+                if !c.is_up {
+                    return;
+                }
+                self.coverage.cuts += 1;
+                (c.is_up, c.epoch) = (false, c.epoch + 1);
+                let now = self.now;
+                self.front(gateway, |front, out| front.rank_down(now, rank, out));
+                self.heap.push(now + length, Ev::Heal { gateway: gateway as u32, rank: rank.0 });
+            }
+        }
+    }
+
+    // ---- the operator
+
+    fn operated(&mut self) {
+        for slice in std::mem::take(&mut self.operator.changed) {
+            self.coverage.placements += 1;
+            self.note(|| format!("operator: {slice:?}"));
+            self.publish(&slice, false);
+        }
+        for (after, later) in std::mem::take(&mut self.operator.later) {
+            self.heap.push(self.now + after, Ev::Follow(later));
+        }
+    }
+
+    /// Everybody hears of a slice, some much later than others.
+    fn publish(&mut self, slice: &Arc<PlacementSlice>, first: bool) {
+        for worker in 0..self.nodes.len() {
+            let slow = !first && self.rng.chance(15);
+            let way = self.hop() * if slow { 40 } else { 1 };
+            let at = if first { 0 } else { self.now + way };
+            self.heap.push(at, Ev::Table { worker: worker as u32, slice: Arc::clone(slice) });
+        }
+    }
+
+    // ---- the end
+
+    /// Nothing is left to happen: everything must be over, and nothing held.
+    fn settle(&mut self) -> Result<(), String> {
+        if let Some(c) = self.clients.iter().find(|c| c.is_open()) {
+            return Err(format!(
+                "deadlock: {} is open after {} tokens and nothing is left to happen",
+                c.request.key,
+                c.tokens()
+            ));
+        }
+        if let Some(f) = self.flights.iter().flatten().next() {
+            return Err(format!("a frame from worker {} to {} was lost", f.from, f.to));
+        }
+        self.ledger.settled()?;
+        for (i, front) in self.fronts.iter().enumerate() {
+            if !front.is_idle() {
+                return Err(format!("gateway {i} keeps {} sequences", front.live()));
+            }
+        }
+        Ok(())
+    }
+}
