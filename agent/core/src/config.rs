@@ -83,8 +83,6 @@ pub struct RankConfig {
     pub prefill_chunk: u32,
     /// Most prefill tokens under way at one time.
     pub prefill_tokens: u32,
-    /// Decode waves.
-    pub waves: u8,
 }
 
 /// The expert role of a worker.
@@ -109,6 +107,8 @@ pub struct WorkerConfig {
     pub rank: Option<RankConfig>,
     /// The expert role, if it has it.
     pub host: Option<HostConfig>,
+    /// Decode waves: the same at all workers, since a host sorts by the class that a rank names.
+    pub waves: u8,
     /// The scheduler.
     pub policy: Policy,
     /// Token budget of an attention step.
@@ -179,12 +179,12 @@ impl WorkerConfig {
             true => Ok(()),
             false => Err(ConfigError::TooSmall { what, is, least, why }),
         };
+        if self.waves > 8 {
+            return Err(ConfigError::Waves(self.waves));
+        }
+        least("waves", self.waves.into(), 1, "decode needs one")?;
         least("blocks", s.moe.len() as u32, 1, "a model has at least one")?;
         if let Some(r) = &self.rank {
-            if r.waves > 8 {
-                return Err(ConfigError::Waves(r.waves));
-            }
-            least("waves", r.waves.into(), 1, "decode needs one")?;
             least("page_size", r.page_size, 1, "a page holds tokens")?;
             least("prefill_chunk", r.prefill_chunk, 1, "a segment has a token")?;
             least("max_sequences", r.max_sequences, 1, "a rank serves something")?;
@@ -205,7 +205,7 @@ impl WorkerConfig {
 
     /// Decode waves and the prefill class.
     pub fn classes(&self) -> u8 {
-        self.rank.as_ref().map_or(1, |r| r.waves.max(1)) + 1
+        self.waves + 1
     }
 }
 

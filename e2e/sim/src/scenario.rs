@@ -130,7 +130,7 @@ impl Scenario {
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
-            max_events: 400_000,
+            max_events: 60_000,
             shape,
             workers,
             timing,
@@ -248,8 +248,8 @@ fn workers(
         max_sequences: sequences as u32,
         prefill_chunk: chunk as u32,
         prefill_tokens: (chunk * r.range(1, 4)) as u32,
-        waves: if r.chance(60) { 1 } else { r.range(2, 3) as u8 },
     };
+    let waves = if r.chance(60) { 1 } else { r.range(2, 3) as u8 };
     let rings = if r.chance(40) { r.range(1, 3) } else { r.range(4, 40) };
     let max_expert_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, OUTPUTS) } as u32;
     let max_step_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, 128) } as u32;
@@ -279,6 +279,7 @@ fn workers(
                 slab,
                 rank: (id < ranks).then(|| rank.clone()),
                 host,
+                waves,
                 policy,
                 max_step_rows,
                 max_expert_rows,
