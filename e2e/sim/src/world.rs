@@ -91,8 +91,6 @@ struct Node {
     device: Device,
     running: Option<Step>,
     tick: Option<Nanos>,
-    /// The oldest token's arrival when a step last started, and how many steps in a row it was the same while overdue.
-    oldest: (Nanos, u32),
     /// Attempt and age of the sequences that a rank was asked to take, and whether it has.
     bound: HashMap<SeqKey, (Attempt, u64, bool)>,
     draining: bool,
@@ -154,7 +152,7 @@ impl World {
                 let core = Worker::new(config.clone()).map_err(|e| format!("{}: {e}", config.id))?;
                 let device = Device::new(config, scenario.hot);
                 let bound = HashMap::new();
-                Ok(Node { core, device, running: None, tick: None, oldest: (0, 0), bound, draining: false })
+                Ok(Node { core, device, running: None, tick: None, bound, draining: false })
             })
             .collect();
         let slots = scenario.workers.iter().map(|w| w.host.as_ref().map_or(0, |h| h.slots)).collect();
@@ -236,7 +234,7 @@ impl World {
             self.step(ev);
             if self.events >= self.scenario.max_events {
                 let open = self.clients.iter().filter(|c| c.is_open()).count();
-                self.fail(format!("no end in sight: {open} requests are open"));
+                self.fail(format!("no end in sight: {open} requests are open; {}", self.held()));
             }
             if let Some(what) = self.failure.take() {
                 return Err(Violation { at: self.now, event: self.events, what });
@@ -716,19 +714,43 @@ impl World {
 
     // ---- the end
 
+    /// What the ranks hold, in words.
+    fn held(&self) -> String {
+        let of = |(i, node): (usize, &Node)| {
+            let p = node.core.pressure(self.now);
+            let waiting: u32 = p.attention.iter().chain(p.experts.iter().map(|e| &e.1)).map(|q| q.rows).sum();
+            let (used, all) = p.kv_pages;
+            let (live, queued) = p.sequences;
+            format!(
+                "worker {i}: {live} sequences, {queued} waiting, {used} of {all} pages, {waiting} rows in queues, {} stalled, {} orphans",
+                p.stalled, p.orphans
+            )
+        };
+        self.nodes.iter().enumerate().map(of).collect::<Vec<_>>().join("; ")
+    }
+
     /// Nothing is left to happen: everything must be over, and nothing held.
     fn settle(&mut self) -> Result<(), String> {
         if let Some(c) = self.clients.iter().find(|c| c.is_open()) {
             return Err(format!(
-                "deadlock: {} is open after {} tokens and nothing is left to happen",
+                "deadlock: {} is open after {} tokens and nothing is left to happen; {}",
                 c.request.key,
-                c.tokens()
+                c.tokens(),
+                self.held()
             ));
         }
         if let Some(f) = self.flights.iter().flatten().next() {
             return Err(format!("a frame from worker {} to {} was lost", f.from, f.to));
         }
         self.ledger.settled()?;
+        if let Some(w) = self.nodes.iter().position(|n| !n.core.is_empty() || n.core.is_busy()) {
+            return Err(format!("worker {w} keeps something of sequences that are over; {}", self.held()));
+        }
+        if let Some((w, c)) =
+            self.nodes.iter().map(|n| n.core.counters().bad_frames).enumerate().find(|c| c.1 > 0)
+        {
+            return Err(format!("worker {w} had {c} frames that make no sense to it"));
+        }
         for (i, front) in self.fronts.iter().enumerate() {
             if !front.is_idle() {
                 return Err(format!("gateway {i} keeps {} sequences", front.live()));

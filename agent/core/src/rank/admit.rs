@@ -114,8 +114,9 @@ impl Rank {
         live.filter(|(_, s)| !s.closing).map(|(h, s)| (s.age, h)).max()
     }
 
+    /// Pages will be free when a step is over, or when its end has been dealt with whole.
     fn is_closing(&self) -> bool {
-        self.running.is_some() && self.sequences.iter().flatten().any(|s| s.closing)
+        self.sequences.iter().flatten().any(|s| s.closing)
     }
 
     /// Makes the sequence's pages cover `tokens`, at the cost of younger ones.

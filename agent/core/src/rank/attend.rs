@@ -168,6 +168,8 @@ impl Rank {
             if self.reap(now, id, &mut net.out) {
                 continue;
             }
+            // The segment is at home; closing must not wait for a step that is over.
+            self.segment(id).state = State::Held;
             let handle = self.segment(id).sequence;
             let token = match sample {
                 Sample::Token(t) => *t,
@@ -188,8 +190,6 @@ impl Rank {
             let stop = q.produced >= q.stop.min_tokens && q.stop.ids.binary_search(&token).is_ok();
             let full = q.produced >= q.stop.max_tokens;
             self.tell(handle, RankEvent::Token { index, id: token }, &mut net.out);
-            // The segment is at home; closing must not wait for a step that is over.
-            self.segment(id).state = State::Held;
             if stop {
                 self.finish(now, handle, Finish::Stop, &mut net.out);
             } else if full {
