@@ -18,8 +18,6 @@ pub struct Coverage {
     pub cuts: u64,
     /// Placement slices published while tokens flowed.
     pub placements: u64,
-    /// Batches that came below their rank's mark, and were allowed to.
-    pub late_batches: u64,
     /// Runs with more than one decode wave.
     pub waves: u64,
     /// Prompt tokens found in the prefix cache.

@@ -25,6 +25,8 @@ pub trait Backend {
     fn close(&mut self, handle: SeqHandle) -> Result<(), String>;
     /// A slot holds a unit, or nothing.
     fn hold(&mut self, slot: u32, unit: Option<Unit>);
+    /// Whether a slot holds a unit.
+    fn holds(&self, unit: Unit) -> bool;
 }
 
 struct Sequence {
@@ -321,5 +323,9 @@ impl Backend for Device {
         if let Some(s) = self.slots.get_mut(slot as usize) {
             *s = unit;
         }
+    }
+
+    fn holds(&self, unit: Unit) -> bool {
+        self.slots.contains(&Some(unit))
     }
 }

@@ -1,26 +1,23 @@
 //! Books kept beside the cores, from the frames alone: landing rows, what was asked, and marks.
 
 use sluice_core::frame::{Body, Frame, Mark, TokenBatch};
-use sluice_core::ids::{IDLE, Progress};
-use sluice_core::link::Window;
+use sluice_core::ids::IDLE;
 use std::collections::HashMap;
 
-#[derive(Default)]
-struct View {
-    arrived: Window,
-    applied: Option<Mark>,
-    pending: Vec<Mark>,
+/// What is known of who sends a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Landing rows it has at the receiver.
+    pub ring: u32,
+    /// It sends what the attention step gave that has just ended: none of it was redirected, orphaned or stalled.
+    pub fresh: bool,
+    /// It has had tokens that left the count: redirected, orphaned, or without credit.
+    pub exempt: bool,
 }
 
-impl View {
-    fn settle(&mut self) {
-        let seen = self.arrived.low();
-        let best = self.pending.iter().filter(|m| m.frames <= seen).max_by_key(|m| m.order).copied();
-        if let Some(m) = best {
-            self.pending.retain(|p| p.order > m.order);
-            self.applied = Some(m);
-        }
-    }
+/// Whether a mark promises anything.
+fn counts(m: &Mark) -> bool {
+    !m.blocked && m.progress != IDLE
 }
 
 /// The books.
@@ -28,42 +25,68 @@ pub struct Ledger {
     workers: usize,
     /// Per (host, rank): landing rows in use.
     rings: Vec<Vec<bool>>,
-    views: HashMap<(usize, usize, u8), View>,
-    /// Batches that came below their rank's own mark, and were allowed to.
-    pub late: u64,
+    /// Per (host, rank, class): the newest mark that the rank has sent.
+    marks: HashMap<(usize, usize, u8), Mark>,
 }
 
 impl Ledger {
     /// Of so many workers.
     pub fn new(workers: usize) -> Self {
-        Self { workers, rings: vec![vec![]; workers * workers], views: HashMap::new(), late: 0 }
+        Self { workers, rings: vec![vec![]; workers * workers], marks: HashMap::new() }
     }
 
     fn ring(&mut self, host: usize, rank: usize) -> &mut Vec<bool> {
         &mut self.rings[host * self.workers + rank]
     }
 
-    /// A frame leaves. `ring`: landing rows each rank has at the receiver.
+    /// A frame leaves.
     ///
     /// # Errors
-    /// A landing row is used that is not free, or is none.
-    pub fn sent(&mut self, from: usize, to: usize, frame: &Frame, ring: u32) -> Result<(), String> {
-        let Body::Tokens(batch) = &frame.body else { return Ok(()) };
-        let rows = self.ring(to, from);
-        rows.resize(ring as usize, false);
-        for r in &batch.rows {
-            match rows.get_mut(r.dst as usize) {
-                None => {
+    /// A landing row is used that is not free, or is none; a batch lies below what its rank has promised; or a mark
+    /// takes back a promise for no reason.
+    pub fn sent(&mut self, from: usize, to: usize, frame: &Frame, sender: Sender) -> Result<(), String> {
+        match &frame.body {
+            Body::Tokens(batch) => {
+                self.put(from, to, batch, sender.ring)?;
+                let promised = self.marks.get(&(to, from, batch.class.0)).filter(|m| counts(m));
+                if let Some(m) = promised.filter(|m| sender.fresh && batch.progress < m.progress) {
                     return Err(format!(
-                        "worker {from} puts into row {} of a ring of {ring} at worker {to}",
-                        r.dst
+                        "worker {from} sends class {} at progress {} to worker {to} below its mark {}",
+                        batch.class.0, batch.progress, m.progress
                     ));
                 }
+                batch.mark.map_or(Ok(()), |m| self.mark(from, to, m, sender.exempt))
+            }
+            Body::Mark(m) => self.mark(from, to, *m, sender.exempt),
+            _ => Ok(()),
+        }
+    }
+
+    fn mark(&mut self, rank: usize, host: usize, mark: Mark, exempt: bool) -> Result<(), String> {
+        if mark.order == 0 {
+            // Among ranks: no promise.
+            return Ok(());
+        }
+        let before = self.marks.insert((host, rank, mark.class.0), mark);
+        match before.filter(|b| !exempt && counts(b) && counts(&mark) && mark.progress < b.progress) {
+            Some(b) => Err(format!(
+                "worker {rank} lowers its mark of class {} from {} to {} without a cause",
+                mark.class.0, b.progress, mark.progress
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn put(&mut self, from: usize, to: usize, batch: &TokenBatch, ring: u32) -> Result<(), String> {
+        let rows = self.ring(to, from);
+        rows.resize(ring as usize, false);
+        for r in batch.rows.iter().map(|r| r.dst) {
+            match rows.get_mut(r as usize) {
+                None => {
+                    return Err(format!("worker {from} puts into row {r} of a ring of {ring} at worker {to}"));
+                }
                 Some(used) if *used => {
-                    return Err(format!(
-                        "worker {from} puts into row {} at worker {to}, which is not free",
-                        r.dst
-                    ));
+                    return Err(format!("worker {from} puts into row {r} at worker {to}, which is not free"));
                 }
                 Some(used) => *used = true,
             }
@@ -71,21 +94,16 @@ impl Ledger {
         Ok(())
     }
 
-    /// A frame arrives for the first time. `prompt`: it was sent right after the attention step of its tokens.
+    /// A frame arrives for the first time.
     ///
     /// # Errors
-    /// A landing row is freed that is not in use, or a prompt batch lies below its rank's own mark.
-    pub fn heard(&mut self, from: usize, to: usize, frame: &Frame, prompt: bool) -> Result<(), String> {
+    /// A landing row is freed that is not in use.
+    pub fn heard(&mut self, from: usize, to: usize, frame: &Frame) -> Result<(), String> {
         match &frame.body {
-            Body::Tokens(b) => self.tokens(from, to, b, prompt),
-            Body::Mark(m) => {
-                self.mark(from, to, *m);
-                Ok(())
-            }
             Body::Returns(r) => self.freed(from, to, &r.freed),
             Body::Credit(rows) => self.freed(from, to, rows),
             Body::Redirect(r) => self.freed(from, to, &r.freed),
-            Body::StepEnd(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -100,34 +118,6 @@ impl Ledger {
                     ));
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn mark(&mut self, rank: usize, host: usize, mark: Mark) {
-        let v = self.views.entry((host, rank, mark.class.0)).or_default();
-        if v.applied.is_none_or(|a| mark.order > a.order) {
-            v.pending.push(mark);
-            v.settle();
-        }
-    }
-
-    fn tokens(&mut self, rank: usize, host: usize, b: &TokenBatch, prompt: bool) -> Result<(), String> {
-        let v = self.views.entry((host, rank, b.class.0)).or_default();
-        let below = |m: Mark, p: Progress| !m.blocked && m.progress != IDLE && p < m.progress;
-        if let Some(m) = v.applied.filter(|m| below(*m, b.progress)) {
-            if prompt {
-                return Err(format!(
-                    "worker {rank} sends class {} at progress {} to worker {host} below its mark {}",
-                    b.class.0, b.progress, m.progress
-                ));
-            }
-            self.late += 1;
-        }
-        v.arrived.insert(b.frames);
-        v.settle();
-        if let Some(m) = b.mark {
-            self.mark(rank, host, m);
         }
         Ok(())
     }

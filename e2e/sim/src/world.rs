@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::device::{Backend, Device};
 use crate::heap::Heap;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Sender};
 use crate::operator::{Later, Operation, Operator};
 use crate::rng::Rng;
 use crate::scenario::{Incident, Scenario};
@@ -82,8 +82,6 @@ struct Flight {
     /// Copies under way.
     copies: u8,
     heard: bool,
-    /// It was sent when its tokens' attention step was done.
-    prompt: bool,
 }
 
 struct Node {
@@ -247,7 +245,6 @@ impl World {
         for front in &self.fronts {
             self.coverage.add_front(front.counts());
         }
-        self.coverage.late_batches += self.ledger.late;
         Ok(Report { events: self.events, time: self.now, coverage: self.coverage })
     }
 
@@ -318,7 +315,8 @@ impl World {
                         slice.blocks, slice.generation
                     )
                 });
-                self.handle(worker as usize, Event::Placement(slice), false);
+                self.handle(worker as usize, Event::Placement(Arc::clone(&slice)), false);
+                self.report_held(WorkerId(worker), &slice);
             }
             Ev::Loaded { worker, slot, unit, ok } => {
                 if ok {
@@ -350,9 +348,9 @@ impl World {
 
     // ---- workers
 
-    fn handle(&mut self, worker: usize, event: Event, prompt: bool) {
+    fn handle(&mut self, worker: usize, event: Event, fresh: bool) {
         self.nodes[worker].core.handle(self.now, event);
-        self.drain(worker, prompt);
+        self.drain(worker, fresh);
     }
 
     fn done(&mut self, worker: usize) {
@@ -362,9 +360,9 @@ impl World {
             Ok(outcome) => outcome,
             Err(what) => return self.fail(format!("worker {worker}: {what}")),
         };
-        let prompt = matches!(outcome, Outcome::Routed(_));
+        let fresh = matches!(outcome, Outcome::Routed(_));
         self.note(|| format!("worker {worker} is done: {outcome:?}"));
-        self.handle(worker, Event::Done(outcome), prompt);
+        self.handle(worker, Event::Done(outcome), fresh);
     }
 
     fn arrive(&mut self, id: u32) {
@@ -375,8 +373,7 @@ impl World {
         let frame = if flight.copies > 0 { flight.frame.clone() } else { flight.frame.take() };
         let Some(frame) = frame else { return };
         if first {
-            let prompt = flight.prompt;
-            let heard = self.ledger.heard(from, to, &frame, prompt);
+            let heard = self.ledger.heard(from, to, &frame);
             self.must(heard);
         }
         if self.trace {
@@ -405,11 +402,11 @@ impl World {
     }
 
     /// Carries out what a core has decided.
-    fn drain(&mut self, worker: usize, prompt: bool) {
+    fn drain(&mut self, worker: usize, fresh: bool) {
         let mut actions = std::mem::take(&mut self.actions);
         actions.extend(self.nodes[worker].core.actions());
         for action in actions.drain(..) {
-            self.act(worker, action, prompt);
+            self.act(worker, action, fresh);
         }
         self.actions = actions;
         let node = &mut self.nodes[worker];
@@ -422,10 +419,10 @@ impl World {
         }
     }
 
-    fn act(&mut self, worker: usize, action: Action, prompt: bool) {
+    fn act(&mut self, worker: usize, action: Action, fresh: bool) {
         match action {
             Action::Run(step) => self.launch(worker, step),
-            Action::Send { to, frame } => self.send(worker, to, frame, prompt),
+            Action::Send { to, frame } => self.send(worker, to, frame, fresh),
             Action::Tell { gateway, seq, attempt, event } => {
                 self.note(|| format!("worker {worker} says of {seq} ({attempt}): {event:?}"));
                 self.told(worker, seq, attempt, &event);
@@ -471,13 +468,15 @@ impl World {
         self.must(begun);
     }
 
-    fn send(&mut self, from: usize, to: WorkerId, frame: Frame, prompt: bool) {
+    fn send(&mut self, from: usize, to: WorkerId, frame: Frame, fresh: bool) {
         let to = to.0 as usize;
         if self.trace {
             self.note(|| format!("worker {from} -> {to}: {frame:?}"));
         }
         let ring = self.scenario.workers.get(to).and_then(|w| w.host.as_ref()).map_or(0, |h| h.ring);
-        let sent = self.ledger.sent(from, to, &frame, ring);
+        let c = self.nodes[from].core.counters();
+        let exempt = c.redirected + c.orphaned + c.credit_stalls > 0;
+        let sent = self.ledger.sent(from, to, &frame, Sender { ring, fresh, exempt });
         self.must(sent);
         let device = &self.nodes[from].device;
         let payload: Vec<u64> = match &frame.body {
@@ -489,7 +488,7 @@ impl World {
         let copy = self.wire.copy(at);
         let copies = 1 + u8::from(copy.is_some());
         let (from, to, frame) = (from as u32, to as u32, Some(frame));
-        let flight = Flight { from, to, frame, payload, copies, heard: false, prompt };
+        let flight = Flight { from, to, frame, payload, copies, heard: false };
         let id = self.free_flights.pop().unwrap_or_else(|| {
             self.flights.push(None);
             self.flights.len() as u32 - 1
@@ -525,7 +524,7 @@ impl World {
             }
             RankEvent::HandedBack => {
                 node.bound.remove(&seq);
-                let older = node.bound.values().any(|(_, a, accepted)| *accepted && *a < age);
+                let older = node.bound.values().any(|(_, a, accepted)| *accepted && *a <= age);
                 if !older && !node.draining {
                     self.fail(format!("worker {worker} hands back {seq}, the oldest it has"));
                 }
@@ -700,6 +699,17 @@ impl World {
         for (after, later) in std::mem::take(&mut self.operator.later) {
             self.heap.push(self.now + after, Ev::Follow(later));
         }
+    }
+
+    /// A worker that is to take in what it still holds loads nothing, and is ready at once.
+    fn report_held(&mut self, worker: WorkerId, slice: &PlacementSlice) {
+        let device = &self.nodes[worker.0 as usize].device;
+        let joining =
+            slice.replicas.iter().filter(|r| r.worker == worker && r.state == ReplicaState::Joining);
+        for unit in joining.map(|r| r.unit).filter(|u| device.holds(*u)) {
+            self.operator.loaded(worker, unit, true);
+        }
+        self.operated();
     }
 
     /// Everybody hears of a slice, some much later than others.
