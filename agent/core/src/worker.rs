@@ -418,7 +418,8 @@ impl Worker {
 
     /// The next step of the barrier-synchronous baseline.
     fn next_in_step(&mut self, now: Nanos) {
-        loop {
+        // A worker that is alone goes round once: what it has may all be waiting for something.
+        for _ in 0..=2 * self.config.shape.blocks() {
             let busy = self.is_busy();
             let Some(barrier) = &mut self.barrier else { return };
             if !barrier.may_start() {

@@ -83,7 +83,9 @@ impl Ledger {
         for r in batch.rows.iter().map(|r| r.dst) {
             match rows.get_mut(r as usize) {
                 None => {
-                    return Err(format!("worker {from} puts into row {r} of a ring of {ring} at worker {to}"));
+                    return Err(format!(
+                        "worker {from} puts into row {r} of a ring of {ring} at worker {to}"
+                    ));
                 }
                 Some(used) if *used => {
                     return Err(format!("worker {from} puts into row {r} at worker {to}, which is not free"));

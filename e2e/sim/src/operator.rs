@@ -138,6 +138,7 @@ impl Operator {
                 if self.place(t, unit) {
                     self.publish(t);
                 } else {
+                    self.evict();
                     self.later.push((1_000_000, later));
                 }
             }
@@ -161,6 +162,16 @@ impl Operator {
             self.later.push((1_000_000, Later::Restore(whole)));
         }
         self.publish(t);
+    }
+
+    /// Takes away a replica that its expert is served without, at once.
+    fn evict(&mut self) {
+        for t in 0..self.tables.len() {
+            if let Some(i) = (0..self.tables[t].replicas.len()).find(|i| self.served_without(t, *i)) {
+                self.tables[t].replicas.remove(i);
+                return self.publish(t);
+            }
+        }
     }
 
     fn publish(&mut self, t: usize) {
