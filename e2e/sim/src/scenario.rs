@@ -89,7 +89,10 @@ impl Scenario {
         let mut r = Rng::new(seed);
         let shape = shape(&mut r);
         let hybrid = r.chance(40);
-        let (ranks, hosts) = if hybrid { (r.range(1, 4), 0) } else { (r.range(1, 4), r.range(1, 6)) };
+        let policy = if r.chance(45) { Policy::Frontier } else { r.pick(&Policy::ALL) };
+        // Every step of the barrier costs a message for each pair of workers.
+        let (most_ranks, most_hosts) = if policy == Policy::Sync { (2, 3) } else { (4, 6) };
+        let (ranks, hosts) = (r.range(1, most_ranks), if hybrid { 0 } else { r.range(1, most_hosts) });
         let hosts: Vec<u32> = if hybrid {
             (0..ranks as u32).collect()
         } else {
@@ -98,7 +101,7 @@ impl Scenario {
         let tables = tables(&mut r, &shape, &hosts);
         let timing = Timing::draw(&mut r, hosts.len().max(ranks as usize) + ranks as usize);
         let room = Room::draw(&mut r);
-        let workers = workers(&mut r, &shape, ranks as u32, &hosts, &tables, &timing, &room);
+        let workers = workers(&mut r, &shape, policy, ranks as u32, &hosts, &tables, &timing, &room);
         let latency = r.spread(1, 200) * MICRO;
         let wire = WireConfig {
             latency,
@@ -111,7 +114,7 @@ impl Scenario {
         let gateways: Vec<FrontConfig> = (0..r.range(1, 2) as u32)
             .map(|g| FrontConfig {
                 queue: if r.chance(20) { r.range(1, 6) as usize } else { 1024 },
-                busy_hold: r.spread(100, 20_000) * MICRO,
+                busy_hold: cycle * r.spread(1, 50),
                 prefixes: 64,
                 ..FrontConfig::new(GatewayId(g))
             })
@@ -130,7 +133,7 @@ impl Scenario {
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
-            max_events: 60_000,
+            max_events: 100_000,
             shape,
             workers,
             timing,
@@ -227,9 +230,11 @@ fn tables(r: &mut Rng, shape: &Shape, hosts: &[u32]) -> Vec<PlacementSlice> {
     tables
 }
 
+#[allow(clippy::too_many_arguments)]
 fn workers(
     r: &mut Rng,
     shape: &Shape,
+    policy: Policy,
     ranks: u32,
     hosts: &[u32],
     tables: &[PlacementSlice],
@@ -237,7 +242,6 @@ fn workers(
     room: &Room,
 ) -> Vec<WorkerConfig> {
     let count = hosts.iter().copied().max().unwrap_or(0).max(ranks - 1) + 1;
-    let policy = if r.chance(45) { Policy::Frontier } else { r.pick(&Policy::ALL) };
     let chunk = r.spread(1, 32);
     let sequences = if r.chance(30) { r.range(1, 3) } else { r.range(4, 16) };
     let rank = RankConfig {

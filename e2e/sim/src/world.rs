@@ -239,8 +239,10 @@ impl World {
             }
         }
         self.settle().map_err(|what| Violation { at: self.now, event: self.events, what })?;
-        for node in &self.nodes {
+        for (node, config) in self.nodes.iter().zip(&self.scenario.workers) {
             self.coverage.add(node.core.counters());
+            self.coverage.prefix_hits += node.core.pressure(self.now).prefix.0;
+            self.coverage.waves = u64::from(config.waves > 1);
         }
         for front in &self.fronts {
             self.coverage.add_front(front.counts());

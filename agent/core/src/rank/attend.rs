@@ -27,9 +27,19 @@ impl Rank {
         taken
     }
 
+    /// How far a span of these segments may go: none overtakes the segment ahead of it, which writes its keys and
+    /// values of a block first. Those ahead that are in the same step are in front.
+    fn reach(&self, taken: &[Queued]) -> u16 {
+        let segment = |id: u32| self.segments[id as usize].as_ref();
+        let ahead = taken.iter().filter_map(|e| segment(e.segment)?.ahead);
+        let left_out = ahead.filter(|a| taken.iter().all(|e| e.segment != *a));
+        left_out.filter_map(|a| Some(segment(a)?.written)).min().unwrap_or(self.shape.blocks())
+    }
+
     /// An attention step over `blocks` (one, or a span).
     pub fn attention_step(&mut self, blocks: Range<u16>, span: bool, classes: Classes, budget: u32) -> Step {
         let taken = self.take(blocks.start, classes, budget);
+        let blocks = blocks.start..blocks.end.min(self.reach(&taken));
         let rows = taken.iter().map(|e| e.rows as usize).sum();
         let mut step = AttentionStep {
             blocks: blocks.clone(),
