@@ -500,6 +500,14 @@ impl Worker {
                 // One unit's queues side by side, so that each unit is one group of the launch.
                 queues.sort_unstable();
                 let step = host.step(block, &queues, self.config.max_expert_rows, rank.as_ref());
+                if matches!(&step, Step::Experts(s) if s.items.is_empty()) {
+                    // Nobody waits for any of them any more.
+                    host.ran(now, rank.as_mut(), &mut self.net, n);
+                    return match self.barrier.is_some() {
+                        true => self.next_in_step(now),
+                        false => self.next(now),
+                    };
+                }
                 if let Step::Experts(s) = &step {
                     n.expert_steps += 1;
                     n.expert_units += s.units.len() as u64;

@@ -429,7 +429,7 @@ impl World {
                 self.note(|| format!("worker {worker} says of {seq} ({attempt}): {event:?}"));
                 self.told(worker, seq, attempt, &event);
                 self.say(gateway.0 as usize, worker, Said::Of { seq, attempt, event });
-                if self.rng.chance(20) {
+                if self.rng.chance(4) {
                     let load = self.load(worker);
                     self.say(gateway.0 as usize, worker, Said::Load(load));
                 }
