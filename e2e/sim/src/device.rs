@@ -107,7 +107,7 @@ impl Device {
                 let mut r = residual;
                 for k in 0..self.shape.top_k as usize {
                     let slices = *slicing.next().ok_or("a step's slicing is too short")?;
-                    if slices == 0 || self.shape.segments % slices != 0 {
+                    if !self.shape.segments.is_multiple_of(slices) {
                         return Err(format!("choice {k} of group {group} is merged in {slices} slices"));
                     }
                     r = symbol::merge(r, input, self.returned(group, k, slices));

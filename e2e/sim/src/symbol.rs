@@ -48,7 +48,7 @@ pub fn route(shape: &Shape, hot: u64, input: Digest, out: &mut Vec<u16>) {
     }
     while out.len() - start < shape.top_k as usize {
         r = mix(r, 7);
-        let e = (u128::from(r) * u128::from(shape.experts) >> 64) as u16;
+        let e = ((u128::from(r) * u128::from(shape.experts)) >> 64) as u16;
         if !out[start..].contains(&e) {
             out.push(e);
         }
@@ -113,7 +113,7 @@ pub fn sample(request: &Request, index: u32, residual: Digest) -> Sample {
     let key = mix(request.key.request, u64::from(request.key.choice));
     let mut r = mix(mix(key, u64::from(index)), residual);
     loop {
-        let id = (u128::from(r) * u128::from(VOCABULARY) >> 64) as u32;
+        let id = ((u128::from(r) * u128::from(VOCABULARY)) >> 64) as u32;
         if index >= request.stop.min_tokens || !request.stop.ids.contains(&id) {
             return Sample::Token(id);
         }

@@ -296,7 +296,7 @@ impl World {
                 let (now, worker) = (self.now, WorkerId(rank));
                 self.front(gateway as usize, |front, out| match what {
                     Said::Of { seq, attempt, event } => {
-                        front.rank_event(now, worker, seq, attempt, event, out)
+                        front.rank_event(now, worker, seq, attempt, event, out);
                     }
                     Said::Load(load) => front.rank_load(now, worker, load, out),
                 });
@@ -392,7 +392,7 @@ impl World {
                 Some(value) => self.nodes[to].device.write(row, *value),
                 None => {
                     self.failure =
-                        Some(format!("worker {to} wants row {i} of a payload of {}", flight.payload.len()))
+                        Some(format!("worker {to} wants row {i} of a payload of {}", flight.payload.len()));
                 }
             }
         }
@@ -554,7 +554,7 @@ impl World {
             match action {
                 FrontAction::Bind { rank, bind, .. } => self.tell_rank(gateway, rank, Event::Bind(bind)),
                 FrontAction::CancelAt { rank, seq, attempt } => {
-                    self.tell_rank(gateway, rank, Event::Cancel { seq, attempt })
+                    self.tell_rank(gateway, rank, Event::Cancel { seq, attempt });
                 }
                 FrontAction::Deliver { index, id, handle, .. } => {
                     let got =
