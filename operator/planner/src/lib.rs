@@ -9,6 +9,21 @@
 //!
 //! What it minimises is the predicted *pass*: the sum over blocks of the time of the busiest worker in that block.
 
+//!
+//! ```
+//! use sluice_core::ids::WorkerId;
+//! use sluice_planner::{Replicas, Request, Worker, plan};
+//!
+//! let workers = (0..4).map(|id| Worker { id: WorkerId(id), slots: u32::MAX }).collect();
+//! let mut request = Request::new(vec![true; 2], 8, workers);
+//! (request.segments, request.slices) = (8, 2);
+//! request.replicas = Replicas::exactly(2);
+//! let table = plan(&request)?.placement(2, 1, 1);
+//! assert_eq!(table.len(), 2);
+//! assert_eq!(table[0].replicas.len(), 8 * 2 * 2);
+//! # Ok::<(), sluice_planner::PlanError>(())
+//! ```
+
 mod copies;
 mod cost;
 mod error;

@@ -53,7 +53,7 @@ impl Request {
 pub struct Worker {
     /// Its name.
     pub id: WorkerId,
-    /// Units it has room for.
+    /// Units it has room for; `u32::MAX` if that is no question.
     pub slots: u32,
 }
 

@@ -61,6 +61,16 @@ fn without_a_load_every_block_is_divided_evenly() {
 }
 
 #[test]
+fn without_a_limit_of_slots_it_is_the_same() {
+    let mut request = Request::new(vec![true; 3], 10, workers(4, u32::MAX));
+    request.replicas = Replicas::exactly(2);
+    let unlimited = plan(&request).unwrap();
+    assert!(per_worker(&unlimited).values().all(|&units| units == 5));
+    request.workers = workers(4, 15);
+    assert_eq!(plan(&request).unwrap().units, unlimited.units);
+}
+
+#[test]
 fn few_experts_take_turns_over_many_workers() {
     let request = Request::new(vec![true; 4], 2, workers(8, 1));
     let made = plan(&request).unwrap();

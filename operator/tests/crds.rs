@@ -1,0 +1,30 @@
+//! The command that prints the definitions.
+
+use std::fs;
+use std::process::Command;
+
+#[test]
+fn prints_and_writes_the_committed_definitions() {
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator")).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/yaml/sluice.dev_moedeployments.yaml");
+    let committed = fs::read_to_string(committed).unwrap();
+    assert!(run(&["crds"]).contains(&format!("---\n{committed}")));
+
+    let dir = concat!(env!("CARGO_TARGET_TMPDIR"), "/crds/new");
+    assert_eq!(run(&["crds", "--out", dir]), "");
+    assert_eq!(fs::read_to_string(format!("{dir}/sluice.dev_moedeployments.yaml")).unwrap(), committed);
+}
+
+#[test]
+fn says_why_it_cannot_write() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator"))
+        .args(["crds", "--out", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/x")])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot make the directory"));
+}
