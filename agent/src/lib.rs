@@ -3,5 +3,6 @@
 pub mod backend;
 pub mod bench;
 pub mod cli;
+pub mod gateway;
 pub mod model;
 pub mod sampling;

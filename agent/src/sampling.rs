@@ -17,7 +17,9 @@ mod params;
 pub(crate) mod random;
 mod sampler;
 
-pub use constraint::{CompileError, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits};
+pub use constraint::{
+    CompileError, CompiledGrammar, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits,
+};
 pub use logprobs::{Logprobs, TokenLogprob};
 pub(crate) use math::sigmoid;
 pub use params::{ParamError, SamplingParams};

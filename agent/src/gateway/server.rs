@@ -1,0 +1,299 @@
+//! Listeners: accepting within a budget, connections that cannot be held for nothing, and a shutdown that lets what
+//! runs finish.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt;
+
+use super::config::Timeouts;
+use super::observe::Observer;
+use super::sniff::{Protocol, sniff};
+
+/// File descriptors that are left to everything but connections.
+const RESERVED: usize = 128;
+/// Streams a client may have open on one HTTP/2 connection.
+const STREAMS: u32 = 256;
+
+/// One listener.
+#[derive(Clone)]
+pub struct ServeConfig {
+    /// Connections at one time; see [`connection_budget`].
+    pub connections: usize,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Told of connections.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// A listener that does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Connections a process may hold: what is wanted, bounded by its file descriptors.
+pub fn connection_budget(wanted: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    wanted.min(files.saturating_sub(RESERVED)).max(1)
+}
+
+/// Serves until `stop` resolves, then takes no more connections and waits, within [`Timeouts::drain`], until those
+/// there are have been answered. Returns how many were cut.
+pub async fn serve(
+    listener: TcpListener,
+    pages: Router,
+    config: ServeConfig,
+    stop: impl Future<Output = ()>,
+) -> usize {
+    let places = Arc::new(Semaphore::new(config.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let open = Arc::new(AtomicUsize::new(0));
+    let (closing, closed) = watch::channel(());
+    let graceful = GracefulShutdown::new();
+    let http = builder(&config.timeouts);
+    let mut stop = pin!(stop);
+    loop {
+        // A place first: who finds none waits in the kernel's backlog.
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accept(&listener, &places, &*config.observer) => accepted,
+        };
+        let Some((stream, place)) = accepted else { break };
+        let connection = Connection {
+            pages: pages.clone(),
+            http: http.clone(),
+            timeouts: config.timeouts.clone(),
+            _counted: Counted::new(open.clone(), config.observer.clone(), place),
+            closed: closed.clone(),
+        };
+        let watcher = graceful.watcher();
+        tokio::spawn(async move {
+            if let Err(error) = connection.serve(stream, watcher).await {
+                tracing::debug!(%error, "connection");
+            }
+        });
+    }
+    drop(listener);
+    drop(closing);
+    tracing::info!(connections = open.load(Ordering::Relaxed), "no longer accepting");
+    if timeout(config.timeouts.drain, graceful.shutdown()).await.is_err() {
+        let left = open.load(Ordering::Relaxed);
+        tracing::warn!(left, "connections were cut");
+        return left;
+    }
+    0
+}
+
+fn builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header).max_buf_size(64 << 10);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(64 << 10)
+        .max_send_buf_size(64 << 10)
+        .keep_alive_interval(timeouts.idle)
+        .keep_alive_timeout(timeouts.header);
+    http
+}
+
+/// The next connection and its place. Survives whatever accepting runs into.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    observer: &dyn Observer,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Some((stream, place)),
+            Err(error) => {
+                observer.accept_error(&error);
+                let ours = matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionRefused
+                );
+                if !ours {
+                    // Out of file descriptors or memory: connections that close give some back.
+                    tracing::warn!(%error, "cannot accept; trying again");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Counts a connection from its accept to its end.
+struct Counted {
+    open: Arc<AtomicUsize>,
+    observer: Arc<dyn Observer>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    fn new(open: Arc<AtomicUsize>, observer: Arc<dyn Observer>, place: OwnedSemaphorePermit) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        observer.connections(1);
+        Self { open, observer, _place: place }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.observer.connections(-1);
+    }
+}
+
+struct Connection {
+    pages: Router,
+    http: auto::Builder<TokioExecutor>,
+    timeouts: Timeouts,
+    _counted: Counted,
+    closed: watch::Receiver<()>,
+}
+
+impl Connection {
+    async fn serve(
+        mut self,
+        stream: TcpStream,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let protocol = tokio::select! {
+            protocol = sniff(&stream, self.timeouts.header) => protocol?,
+            // Nothing was asked yet.
+            _ = self.closed.changed() => return Ok(()),
+        };
+        let http = match protocol {
+            None => return Ok(()),
+            Some(Protocol::Http1) => self.http.http1_only(),
+            Some(Protocol::Http2) => self.http.http2_only(),
+        };
+        // A client that takes nothing is let go, and with it what it asked for.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.timeouts.write));
+        let mut stream = Box::pin(stream);
+        let _ = stream.as_mut();
+        let activity = Arc::new(Activity::default());
+        let service = {
+            let (pages, activity) = (self.pages, activity.clone());
+            hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+                let busy = Busy::new(activity.clone());
+                let pages = pages.clone();
+                async move {
+                    let response = pages.oneshot(request.map(axum::body::Body::new) as Request).await;
+                    response.map(|response| response.map(|body| Held { body, _busy: busy }))
+                }
+            })
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut connection = pin!(watcher.watch(connection));
+        let idle = self.timeouts.idle;
+        loop {
+            tokio::select! {
+                result = &mut connection => return result,
+                () = sleep(idle) => {
+                    if activity.idle_for() >= idle {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a connection has a request.
+struct Activity {
+    busy: AtomicUsize,
+    begun: Instant,
+    /// Milliseconds from `begun` to the end of the last answer.
+    last: AtomicUsize,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { busy: AtomicUsize::new(0), begun: Instant::now(), last: AtomicUsize::new(0) }
+    }
+}
+
+impl Activity {
+    fn since_begun(&self) -> usize {
+        usize::try_from(self.begun.elapsed().as_millis()).unwrap_or(usize::MAX)
+    }
+
+    fn idle_for(&self) -> Duration {
+        if self.busy.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.since_begun().saturating_sub(self.last.load(Ordering::Relaxed)) as u64)
+    }
+}
+
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn new(activity: Arc<Activity>) -> Self {
+        activity.busy.fetch_add(1, Ordering::Relaxed);
+        Self(activity)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.last.store(self.0.since_begun(), Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body: the connection is busy until it is written.
+struct Held {
+    body: axum::body::Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Held {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}

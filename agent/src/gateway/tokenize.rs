@@ -1,0 +1,86 @@
+//! `POST /tokenize` and `POST /detokenize`, in vLLM's form.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::generate::Gateway;
+use super::params::outside;
+use super::{body, chat};
+
+#[derive(Debug, Deserialize)]
+struct Tokenize {
+    model: Option<String>,
+    prompt: Option<String>,
+    add_special_tokens: Option<bool>,
+    return_token_strs: Option<bool>,
+    tools: Option<Vec<Value>>,
+}
+
+#[derive(Serialize)]
+struct Tokens {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Detokenize {
+    model: Option<String>,
+    tokens: Vec<u32>,
+}
+
+#[derive(Serialize)]
+struct Text {
+    prompt: String,
+}
+
+fn known(gateway: &Gateway, model: Option<&str>) -> Result<(), ApiError> {
+    match model {
+        Some(name) if !gateway.model.names.iter().any(|known| known == name) => Err(ApiError::model(name)),
+        _ => Ok(()),
+    }
+}
+
+/// Token ids of a prompt, or of a conversation.
+pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<Response, ApiError> {
+    let asked: Tokenize = body::parse(&read.bytes)?;
+    known(&gateway, asked.model.as_deref())?;
+    let (text, special) = if let Some(prompt) = asked.prompt {
+        (prompt, asked.add_special_tokens.unwrap_or(true))
+    } else {
+        let mut body: chat::Body = body::parse(&read.bytes)?;
+        let (chat, special) = body.conversation(asked.tools).map_err(|error| {
+            if error.param.as_deref() == Some("messages") {
+                ApiError::invalid("prompt", "prompt or messages is missing")
+            } else {
+                error
+            }
+        })?;
+        (gateway.text.render(&chat)?, special)
+    };
+    let tokens = gateway.encode(text, special).await?;
+    let token_strs = asked.return_token_strs.unwrap_or(false).then(|| {
+        tokens.iter().map(|id| String::from_utf8_lossy(&gateway.text.token_bytes(*id)).into_owned()).collect()
+    });
+    let count = tokens.len();
+    Ok(Json(Tokens { count, max_model_len: gateway.model.context, tokens, token_strs }).into_response())
+}
+
+/// The text of token ids, special ones included.
+pub(super) async fn detokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<Response, ApiError> {
+    let asked: Detokenize = body::parse(&read.bytes)?;
+    known(&gateway, asked.model.as_deref())?;
+    let vocab = gateway.model.vocab;
+    if let Some(id) = asked.tokens.iter().find(|id| **id as usize >= vocab) {
+        return Err(outside("tokens", *id, vocab));
+    }
+    let model = gateway.text.clone();
+    let prompt = gateway.work(move || Ok(model.decode(&asked.tokens, false))).await?;
+    Ok(Json(Text { prompt }).into_response())
+}
