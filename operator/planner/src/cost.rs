@@ -13,7 +13,7 @@ impl Cost<'_> {
         if self.0.is_empty() {
             return rows;
         }
-        if rows < 1.0 { rows * self.0.at(1.0) } else { self.0.at(rows) }
+        rows.min(1.0) * self.0.at(rows.max(1.0))
     }
 }
 
