@@ -134,3 +134,87 @@ impl Move {
         self.from_time.max(self.to_time)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::cost::Curve;
+
+    fn spread(holders: &[&[usize]], rows: &[f64], workers: usize, curve: &Curve) -> Spread {
+        let holders: Vec<_> = holders.iter().map(|held| held.to_vec()).collect();
+        let cost = Cost(curve);
+        let spread = Spread::by_load(&holders, rows, workers, cost);
+        let mut times = vec![0.0; workers];
+        for ((held, fractions), rows) in holders.iter().zip(&spread.fractions).zip(rows) {
+            assert!((fractions.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{fractions:?}");
+            held.iter().zip(fractions).for_each(|(&worker, part)| times[worker] += cost.time(part * rows));
+        }
+        for (kept, counted) in spread.times.iter().zip(&times) {
+            assert!((kept - counted).abs() < 1e-6, "{:?} for {times:?}", spread.times);
+        }
+        spread
+    }
+
+    fn near(found: &[f64], expected: &[f64], within: f64) {
+        let close = found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= within);
+        assert!(close && found.len() == expected.len(), "{found:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn two_holders_end_up_equally_busy() {
+        let rows = Curve::default();
+        near(&spread(&[&[0, 1]], &[100.0], 2, &rows).times, &[50.0, 50.0], 0.001);
+        // Worker 1 has 40 of its own.
+        near(&spread(&[&[0, 1], &[1]], &[100.0, 40.0], 2, &rows).times, &[70.0, 70.0], 0.001);
+        let uneven = spread(&[&[0, 1, 2], &[2]], &[100.0, 60.0], 3, &rows);
+        near(&uneven.times, &[50.0, 50.0, 60.0], 0.5);
+    }
+
+    #[test]
+    fn each_unit_starts_where_least_is_to_do() {
+        // Heaviest first: 60 on 0, 50 on 1, 40 on 1 or 2.
+        let whole = Curve::new(vec![(1000.0, 1.0), (2000.0, 2.0)]);
+        let spread = spread(&[&[1, 2], &[0, 1], &[0]], &[40.0, 50.0, 60.0], 3, &whole);
+        assert_eq!(spread.fractions, [vec![0.0, 1.0], vec![0.0, 1.0], vec![1.0]]);
+        assert_eq!(spread.times, [1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn a_second_read_of_the_weights_must_pay() {
+        let curve = Curve::new(vec![(80.0, 4.0), (160.0, 8.0)]);
+        // Half of 80 rows takes as long as all of them.
+        assert_eq!(spread(&[&[0, 1]], &[80.0], 2, &curve).fractions, [vec![1.0, 0.0]]);
+        // 160 rows: 8, or 4 and 4.
+        near(&spread(&[&[0, 1]], &[160.0], 2, &curve).times, &[4.0, 4.0], 0.001);
+        // Beside 80 others, all of it moves: 4 and 4 instead of 8.
+        let moved = spread(&[&[0, 1], &[0]], &[60.0, 80.0], 2, &curve);
+        assert_eq!(moved.fractions, [vec![0.0, 1.0], vec![1.0]]);
+    }
+
+    #[test]
+    fn everything_moves_where_that_is_best() {
+        let curve = Curve::new(vec![(80.0, 4.0), (160.0, 8.0)]);
+        // Both start on 0 and 1; 2 is idle and holds the smaller one too, so it can take it whole.
+        let spread = spread(&[&[0], &[1], &[0, 2]], &[90.0, 100.0, 70.0], 3, &curve);
+        assert_eq!(spread.fractions[2], [0.0, 1.0]);
+        near(&spread.times, &[4.5, 5.0, 4.0], 1e-9);
+    }
+
+    #[test]
+    fn a_gain_too_small_is_left() {
+        // 100 and 99.8: a perfect split would gain a thousandth.
+        let rows = Curve::default();
+        let spread = spread(&[&[0, 1], &[1]], &[100.0, 99.8], 2, &rows);
+        assert_eq!(spread.fractions[0], [1.0, 0.0]);
+        assert_eq!((spread.busiest(), spread.longest()), (Some(0), 100.0));
+    }
+
+    #[test]
+    fn even_is_even() {
+        let curve = Curve::new(vec![(10.0, 2.0), (20.0, 4.0)]);
+        let spread = Spread::even(&[vec![0, 2], vec![1]], &[40.0, 15.0], 3, Cost(&curve));
+        assert_eq!(spread.fractions, [vec![0.5, 0.5], vec![1.0]]);
+        assert_eq!(spread.times, [4.0, 3.0, 4.0]);
+        assert_eq!((spread.busiest(), spread.longest()), (Some(0), 4.0));
+    }
+}

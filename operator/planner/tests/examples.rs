@@ -80,6 +80,41 @@ fn few_experts_take_turns_over_many_workers() {
 }
 
 #[test]
+fn without_a_limit_they_still_take_turns() {
+    let request = Request::new(vec![true; 4], 2, workers(8, u32::MAX));
+    let mut all: Vec<_> = plan(&request).unwrap().held().map(|(_, worker)| worker.0).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn below_the_knee_rows_still_count() {
+    let mut request = Request::new(vec![true], 4, workers(2, u32::MAX));
+    request.cost = Curve::new(vec![(1000.0, 5.0), (2000.0, 10.0)]);
+    request.load = Some(Load { rows: vec![vec![10.0, 100.0, 20.0, 90.0]] });
+    let made = plan(&request).unwrap();
+    assert_eq!((holders(&made, 0, 1), holders(&made, 0, 0)), (vec![0], vec![0]));
+    assert_eq!((holders(&made, 0, 3), holders(&made, 0, 2)), (vec![1], vec![1]));
+}
+
+#[test]
+fn what_is_missing_goes_where_least_is_held() {
+    let mut request = Request::new(vec![true], 4, workers(3, u32::MAX));
+    request.load = Some(Load { rows: vec![vec![50.0, 30.0, 40.0, 10.0]] });
+    request.tolerance = 100.0;
+    let unit = |expert| Unit { block: 0, expert, slice: Slice::whole(1) };
+    request.current = vec![(unit(0), WorkerId(0)), (unit(1), WorkerId(1)), (unit(3), WorkerId(2))];
+    let made = plan(&request).unwrap();
+    assert_eq!(made.changes(&request.current).loads, [(unit(2), WorkerId(2))]);
+    // Half of expert 0 each: 25, 45 and 20.
+    request.replicas.experts.insert((0, 0), Bounds { min: 1, max: 2 });
+    request.current =
+        vec![(unit(0), WorkerId(0)), (unit(0), WorkerId(1)), (unit(1), WorkerId(2)), (unit(3), WorkerId(1))];
+    let made = plan(&request).unwrap();
+    assert_eq!(made.changes(&request.current).loads, [(unit(2), WorkerId(0))]);
+}
+
+#[test]
 fn replicas_without_a_load_share_evenly() {
     let mut request = Request::new(vec![true], 8, workers(4, 6));
     request.replicas = Replicas::exactly(3);
