@@ -220,16 +220,16 @@ impl Backend for CpuBackend {
     }
 
     fn install(&mut self, slot: u32, unit: Arc<UnitWeights>) {
+        self.free_slot(slot);
         if let Some(held) = self.slots.get_mut(slot as usize) {
+            self.holdings.add(unit.unit, slot);
             *held = Some(unit);
-            self.holdings.rebuild(&self.slots);
         }
     }
 
     fn free_slot(&mut self, slot: u32) {
-        if let Some(held) = self.slots.get_mut(slot as usize) {
-            *held = None;
-            self.holdings.rebuild(&self.slots);
+        if let Some(held) = self.slots.get_mut(slot as usize).and_then(Option::take) {
+            self.holdings.remove(held.unit, slot);
         }
     }
 

@@ -48,6 +48,27 @@ pub struct RankWeights {
     pub(super) head: PackedMatrix,
 }
 
+impl UnitWeights {
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> usize {
+        self.expert.bytes()
+    }
+}
+
+impl RankWeights {
+    /// Bytes held in memory, vectors aside.
+    pub fn bytes(&self) -> usize {
+        let network = |weights: &FeedForwardWeights| match weights {
+            FeedForwardWeights::Dense(network) => network.bytes(),
+            FeedForwardWeights::Moe { router, shared, .. } => {
+                router.bytes() + shared.as_ref().map_or(0, |shared| shared.network.bytes())
+            }
+        };
+        let block = |block: &BlockWeights| block.qkv.bytes() + block.output.bytes() + network(&block.feed_forward);
+        self.embedding.bytes() + self.head.bytes() + self.blocks.iter().map(block).sum::<usize>()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct BlockWeights {
     pub(super) attention_norm: Vec<f32>,

@@ -37,6 +37,7 @@ impl CpuBackend {
             self.spec.blocks.iter().filter_map(|block| block.feed_forward.moe()).map(|moe| moe.experts).max();
         let counts = spanned.len();
         spanned.resize(counts + most.unwrap_or(0), 0);
+        self.holdings.prepare(block);
         let Some(held) = self.holdings.block(block) else { return Ok(()) };
         let top_k = self.layout.top_k as usize;
         self.expert_rows.clear();
