@@ -109,6 +109,17 @@ fn spans_steps_chunks_batches_and_threads() {
 }
 
 #[test]
+fn random_schedules() {
+    let model = Model::tiny_moe(&[5, 90, 33, 200, 64, 7, 15], 10);
+    let base = Options { segments: 8, ..Options::default() };
+    let random = |seed| {
+        let slices = vec![1, 8, 2, 4];
+        ("a random schedule", Options { random: Some(seed), chunk: 90, slices, tokens: 256, ..base.clone() })
+    };
+    model.all_equal(&base, (0..8).map(random));
+}
+
+#[test]
 fn one_token_at_a_time() {
     let model = Model::tiny_moe(&[5, 70, 40], 4);
     let base = Options::default();

@@ -8,7 +8,8 @@ use sluice_agent::backend::Backend;
 use sluice_agent::sampling::{Grammar, GrammarCompiler, GrammarLimits, SamplingParams, SequenceSampling};
 use sluice_core::ids::{SeqHandle, Slice, Unit};
 use sluice_core::step::{
-    AttentionStep, Entry, ExpertItem, ExpertStep, HeadRow, HeadStep, Outcome, SegmentStep, Step, TokenRow, UnitBatch,
+    AttentionStep, Entry, ExpertItem, ExpertStep, HeadRow, HeadStep, Outcome, SegmentStep, Step, TokenRow,
+    UnitBatch,
 };
 
 fn driver() -> Driver {
@@ -33,7 +34,10 @@ fn experts() -> ExpertStep {
 }
 
 fn head() -> HeadStep {
-    HeadStep { rows: vec![HeadRow { token: 0, entry: Entry::Carry, seq: SeqHandle(0), index: 0 }], slicing: vec![] }
+    HeadStep {
+        rows: vec![HeadRow { token: 0, entry: Entry::Carry, seq: SeqHandle(0), index: 0 }],
+        slicing: vec![],
+    }
 }
 
 /// A step with one thing changed.
@@ -91,7 +95,9 @@ fn a_span_needs_every_expert_it_meets() {
     driver.backend.open(SeqHandle(0), SequenceSampling::greedy(vec![5].into()));
     let step = Step::Attention(with(attention(), |s| (s.blocks, s.span) = (0..6, true)));
     driver.backend.submit(step);
-    assert!(matches!(driver.backend.poll(), Some(Outcome::Failed(why)) if why.contains("no slots hold whole")));
+    assert!(
+        matches!(driver.backend.poll(), Some(Outcome::Failed(why)) if why.contains("no slots hold whole"))
+    );
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn calibration_measures_and_changes_nothing() {
 fn structured_output_ends_where_its_grammar_does() {
     let path = driver::tiny_moe().join("tokenizer.json");
     let tokenizer = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let compiler = GrammarCompiler::from_tokenizer_json(&tokenizer, 4096, &[2], GrammarLimits::default()).unwrap();
+    let compiler =
+        GrammarCompiler::from_tokenizer_json(&tokenizer, 4096, &[2], GrammarLimits::default()).unwrap();
     let grammar = compiler.compile(&Grammar::Regex("[a-c]{3}-[0-9]{2}".to_owned())).unwrap();
     let words = llguidance::token_bytes_from_tokenizer_json(&tokenizer).unwrap();
     let job = |ids: Vec<u32>, produced, seed, count| Job {
@@ -136,7 +143,8 @@ fn structured_output_ends_where_its_grammar_does() {
     let prompt = vec![1u32, 4, 300, 301, 6, 5];
     let produced = driver.run((0..8).map(|seed| job(prompt.clone(), 0, seed, 40)).collect());
     for (seed, one) in produced.iter().enumerate() {
-        let text: Vec<u8> = one.ids.iter().filter(|&&id| id != 2).flat_map(|&id| words[id as usize].clone()).collect();
+        let text: Vec<u8> =
+            one.ids.iter().filter(|&&id| id != 2).flat_map(|&id| words[id as usize].clone()).collect();
         let text = String::from_utf8(text).unwrap();
         let (letters, digits) = text.split_once('-').unwrap();
         assert!(letters.len() == 3 && letters.bytes().all(|b| (b'a'..=b'c').contains(&b)), "{text}");

@@ -64,7 +64,8 @@ impl RankWeights {
                 router.bytes() + shared.as_ref().map_or(0, |shared| shared.network.bytes())
             }
         };
-        let block = |block: &BlockWeights| block.qkv.bytes() + block.output.bytes() + network(&block.feed_forward);
+        let block =
+            |block: &BlockWeights| block.qkv.bytes() + block.output.bytes() + network(&block.feed_forward);
         self.embedding.bytes() + self.head.bytes() + self.blocks.iter().map(block).sum::<usize>()
     }
 }

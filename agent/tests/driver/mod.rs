@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use sluice_agent::backend::cpu::{CpuBackend, CpuConfig, PAGE_TOKENS};
 use sluice_agent::backend::routing::SkewedRouting;
 use sluice_agent::backend::weights::WeightStore;
@@ -72,6 +75,9 @@ pub struct Options {
     pub tokens: u32,
     pub pages: u32,
     pub routing: Option<Arc<SkewedRouting>>,
+    /// Draw each round at random from this seed: which sequences take part and in what order, the lengths of their
+    /// chunks, the cut, and the tokens' numbers. `cut` and `chunk` are then what is allowed at most.
+    pub random: Option<u64>,
     /// Compute everything of every position, not only what the next token needs.
     pub everything: bool,
 }
@@ -88,6 +94,7 @@ impl Default for Options {
             tokens: 1024,
             pages: 1024,
             routing: None,
+            random: None,
             everything: false,
         }
     }
@@ -119,6 +126,11 @@ pub struct Driver {
     options: Options,
     layout: SlabLayout,
     slots: HashMap<Unit, u32>,
+    rng: Option<StdRng>,
+    /// The cut of this round.
+    cut: Cut,
+    /// The token of each row of this round; also its return group.
+    tokens: Vec<u32>,
 }
 
 struct Running {
@@ -183,7 +195,9 @@ impl Driver {
             backend.install(slot as u32, store.unit(*unit).unwrap());
         }
         let slots = units.into_iter().enumerate().map(|(slot, unit)| (unit, slot as u32)).collect();
-        Self { backend, spec, options, layout, slots }
+        let rng = options.random.map(StdRng::seed_from_u64);
+        let cut = options.cut;
+        Self { backend, spec, options, layout, slots, rng, cut, tokens: Vec::new() }
     }
 
     pub fn set_probe(&mut self, probe: Box<dyn Probe>) {
@@ -224,11 +238,25 @@ impl Driver {
         running.into_iter().map(|running| running.produced).collect()
     }
 
-    /// The next segment of every sequence that fits, through all blocks.
+    /// The next segments, through all blocks.
     fn round(&mut self, running: &mut [Running]) -> bool {
+        let mut order: Vec<usize> =
+            (0..running.len()).filter(|&i| running[i].produced.ids.len() < running[i].count).collect();
+        self.tokens = (0..self.options.tokens).collect();
+        self.cut = self.options.cut;
+        if let Some(rng) = &mut self.rng {
+            order.shuffle(rng);
+            order.truncate(rng.random_range(1..=order.len().max(1)));
+            self.tokens.shuffle(rng);
+            self.cut = if rng.random() { Cut::Single } else { Cut::Spans(rng.random_range(1..=6)) };
+        }
         let (mut segments, mut tokens) = (Vec::new(), 0);
-        for (index, one) in running.iter().enumerate().filter(|(_, one)| one.produced.ids.len() < one.count) {
-            let len = (one.ids.len() - one.done).min(self.options.chunk);
+        for index in order {
+            let one = &running[index];
+            let mut len = (one.ids.len() - one.done).min(self.options.chunk);
+            if let Some(rng) = &mut self.rng {
+                len = rng.random_range(1..=len);
+            }
             if tokens + len <= self.options.tokens as usize {
                 segments.push(Segment { running: index, start: one.done, len });
                 tokens += len;
@@ -252,7 +280,7 @@ impl Driver {
                     .map(move |position| everything || position + 1 == end)
             })
             .collect();
-        let slicing = match self.options.cut {
+        let slicing = match self.cut {
             Cut::Spans(width) => self.spans(width, running, &segments, &mut entries, &wanted),
             Cut::Single => self.blocks(running, &segments, &mut entries, &wanted),
         };
@@ -281,14 +309,12 @@ impl Driver {
                 pages: first..pages.len() as u32,
             });
         }
-        let rows = entries.iter().zip(wanted).enumerate();
+        let rows = entries.iter().zip(wanted).zip(&self.tokens);
         AttentionStep {
             blocks,
-            span: matches!(self.options.cut, Cut::Spans(_)),
+            span: matches!(self.cut, Cut::Spans(_)),
             segments: parts,
-            rows: rows
-                .map(|(token, (&entry, &wanted))| TokenRow { token: token as u32, entry, wanted })
-                .collect(),
+            rows: rows.map(|((&entry, &wanted), &token)| TokenRow { token, entry, wanted }).collect(),
             slicing: slicing.to_vec(),
             pages,
         }
@@ -337,21 +363,22 @@ impl Driver {
                 continue;
             }
             let mut by_unit: HashMap<Unit, Vec<ExpertItem>> = HashMap::new();
-            for (token, experts) in experts.chunks_exact(top_k).enumerate() {
-                if block == last && !wanted[token] {
-                    entries[token] = Entry::Carry;
+            for (row, experts) in experts.chunks_exact(top_k).enumerate() {
+                if block == last && !wanted[row] {
+                    entries[row] = Entry::Carry;
                     continue;
                 }
-                entries[token] = Entry::Merge(token as u32);
+                let token = self.tokens[row];
+                entries[row] = Entry::Merge(token);
                 for (k, &expert) in experts.iter().enumerate() {
-                    let slices = self.options.slices[(token + k) % self.options.slices.len()];
+                    let slices = self.options.slices[(row + k) % self.options.slices.len()];
                     slicing.push(slices);
                     let width = self.options.segments / slices;
                     for part in 0..slices {
                         let slice = Slice { lo: part * width, hi: (part + 1) * width };
                         by_unit.entry(Unit { block: block as u16, expert, slice }).or_default().push(
                             ExpertItem {
-                                src: self.layout.input(token as u32),
+                                src: self.layout.input(token),
                                 dst: self.layout.returned(
                                     token as u32,
                                     k as u8,
@@ -378,20 +405,19 @@ impl Driver {
     fn head(&mut self, running: &mut [Running], segments: &[Segment], entries: &[Entry], slicing: &[u8]) {
         let (mut step, mut of) = (HeadStep { rows: Vec::new(), slicing: Vec::new() }, Vec::new());
         let mut slicing = slicing.chunks_exact(self.layout.top_k as usize);
-        let mut token = 0;
+        let mut row = 0;
         for segment in segments {
             let one = &mut running[segment.running];
             one.done += segment.len;
-            let merges =
-                entries[token..token + segment.len].iter().map(|entry| matches!(entry, Entry::Merge(_)));
+            let merges = entries[row..row + segment.len].iter().map(|entry| matches!(entry, Entry::Merge(_)));
             let last = merges.map(|merges| merges.then(|| slicing.next()).flatten()).last().flatten();
-            token += segment.len;
+            row += segment.len;
             if one.done == one.ids.len() {
                 let index = one.first + one.produced.ids.len() as u32;
                 step.slicing.extend_from_slice(last.unwrap_or_default());
                 step.rows.push(HeadRow {
-                    token: token as u32 - 1,
-                    entry: entries[token - 1],
+                    token: self.tokens[row - 1],
+                    entry: entries[row - 1],
                     seq: one.seq,
                     index,
                 });

@@ -102,17 +102,22 @@ mod tests {
     #[test]
     fn covers_take_the_widest_whole_set() {
         let unit = |expert, lo, hi| Unit { block: 0, expert, slice: Slice { lo, hi } };
-        let mut held =
-            Holdings { segments: 8, blocks: vec![BlockHoldings { covers: vec![vec![]; 3], ..Default::default() }] };
+        let mut held = Holdings {
+            segments: 8,
+            blocks: vec![BlockHoldings { covers: vec![vec![]; 3], ..Default::default() }],
+        };
         for (slot, (expert, lo, hi)) in
-            [(2, 4, 8), (0, 0, 8), (2, 0, 2), (2, 0, 4), (0, 0, 4), (1, 0, 4), (0, 4, 8)].into_iter().enumerate()
+            [(2, 4, 8), (0, 0, 8), (2, 0, 2), (2, 0, 4), (0, 0, 4), (1, 0, 4), (0, 4, 8)]
+                .into_iter()
+                .enumerate()
         {
             held.add(unit(expert, lo, hi), slot as u32);
         }
         let covers = |held: &mut Holdings| {
             held.prepare(0);
             let block = held.block(0).unwrap();
-            let slots = |cover: &Vec<u32>| cover.iter().map(|&at| block.units[at as usize].1).collect::<Vec<_>>();
+            let slots =
+                |cover: &Vec<u32>| cover.iter().map(|&at| block.units[at as usize].1).collect::<Vec<_>>();
             block.covers.iter().map(slots).collect::<Vec<_>>()
         };
         assert_eq!(covers(&mut held), [vec![1], vec![], vec![3, 0]]);
