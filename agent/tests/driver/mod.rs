@@ -380,7 +380,7 @@ impl Driver {
                             ExpertItem {
                                 src: self.layout.input(token),
                                 dst: self.layout.returned(
-                                    token as u32,
+                                    token,
                                     k as u8,
                                     slice,
                                     self.options.segments,
