@@ -6,3 +6,4 @@ pub mod cli;
 pub mod gateway;
 pub mod model;
 pub mod sampling;
+pub mod telemetry;

@@ -5,11 +5,11 @@ mod engine;
 mod file;
 mod generate;
 mod inspect;
-mod options;
+pub mod options;
 mod serve;
 #[cfg(test)]
 mod tests;
-mod values;
+pub mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,0 +1,19 @@
+//! What a running agent tells of itself: metrics, pressure, logs, traces.
+//!
+//! Workers pay a few atomic additions per step and nothing else; they hand over a snapshot of their counters and
+//! queues about twice a second, and all the arithmetic on those happens when somebody scrapes.
+
+mod families;
+mod front;
+mod logs;
+mod metrics;
+mod pressure;
+mod sample;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+pub use logs::{LogError, Logs, start_logs};
+pub use metrics::Telemetry;
+pub use pressure::{PressurePage, QueueLoad, UnitLoad, WorkerPressure};
+pub use sample::{FrontSample, StepKind, WorkerSample};

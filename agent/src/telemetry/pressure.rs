@@ -1,0 +1,174 @@
+//! The page `/v1/pressure`: what a planner or an autoscaler wants to know, per worker and per unit.
+
+use serde::Serialize;
+use sluice_core::ids::{Nanos, SECOND};
+
+use super::sample::{FrontSample, WorkerSample};
+
+/// The whole page. Times are in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PressurePage {
+    /// The workers of this process.
+    pub workers: Vec<WorkerPressure>,
+    /// The gateway's front, if one runs here.
+    pub front: Option<FrontPressure>,
+}
+
+/// The front.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FrontPressure {
+    /// Sequences under way.
+    pub sequences: usize,
+    /// New sequences that wait for a rank.
+    pub waiting: usize,
+    /// Sequences that wait to be bound again.
+    pub waiting_replays: usize,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerPressure {
+    /// Its id.
+    pub worker: u32,
+    /// `attention`, `experts` or `hybrid`.
+    pub role: &'static str,
+    /// All slots are loaded.
+    pub ready: bool,
+    /// Why it cannot go on.
+    pub failure: Option<String>,
+    /// Median time between attention steps.
+    pub cycle: f64,
+    /// Median times of the last steps.
+    pub step: StepTimes,
+    /// KV pages.
+    pub kv_pages: Pages,
+    /// Sequences under way.
+    pub running: u32,
+    /// Sequences that wait for room.
+    pub waiting: u32,
+    /// Rows that wait for a landing row.
+    pub stalled_rows: u32,
+    /// Rows for experts that nobody holds.
+    pub orphan_rows: u32,
+    /// Units that serve.
+    pub units_serving: u32,
+    /// Units that are loading.
+    pub units_loading: u32,
+    /// Prompt tokens found in the prefix cache, since the start.
+    pub prefix_hit_tokens: u64,
+    /// Prompt tokens looked up, since the start.
+    pub prefix_tokens: u64,
+    /// Attention queues with anything waiting.
+    pub attention: Vec<QueueLoad>,
+    /// Expert queues with anything waiting.
+    pub experts: Vec<UnitLoad>,
+    /// Rows dispatched since the start, by block and expert, expert by expert.
+    pub dispatched: Vec<u64>,
+}
+
+/// Median times of the last steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepTimes {
+    /// Attention.
+    pub attention: f64,
+    /// Experts.
+    pub experts: f64,
+    /// Head.
+    pub head: f64,
+}
+
+/// KV pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Pages {
+    /// Held by sequences.
+    pub used: u32,
+    /// In all.
+    pub total: u32,
+}
+
+/// One attention queue.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct QueueLoad {
+    /// The block; the one after the last is the head.
+    pub block: u16,
+    /// Rows waiting.
+    pub rows: u32,
+    /// How long the oldest has waited.
+    pub age: f64,
+}
+
+/// One unit's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct UnitLoad {
+    /// The block.
+    pub block: u16,
+    /// The expert.
+    pub expert: u16,
+    /// Its segments, from and up to.
+    pub segments: [u8; 2],
+    /// Rows waiting.
+    pub rows: u32,
+    /// How long the oldest has waited.
+    pub age: f64,
+}
+
+fn seconds(nanos: Nanos) -> f64 {
+    nanos as f64 / SECOND as f64
+}
+
+impl PressurePage {
+    pub(super) fn new<'a>(
+        workers: impl Iterator<Item = &'a WorkerSample>,
+        front: Option<&FrontSample>,
+    ) -> Self {
+        Self {
+            workers: workers.map(WorkerPressure::from).collect(),
+            front: front.map(|f| FrontPressure {
+                sequences: f.live,
+                waiting: f.waiting.0,
+                waiting_replays: f.waiting.1,
+            }),
+        }
+    }
+}
+
+impl From<&WorkerSample> for WorkerPressure {
+    fn from(sample: &WorkerSample) -> Self {
+        let p = &sample.pressure;
+        let [attention, experts, head] = p.step.map(seconds);
+        Self {
+            worker: sample.worker.0,
+            role: sample.role,
+            ready: sample.ready,
+            failure: sample.failure.clone(),
+            cycle: seconds(p.cycle),
+            step: StepTimes { attention, experts, head },
+            kv_pages: Pages { used: p.kv_pages.0, total: p.kv_pages.1 },
+            running: p.sequences.0,
+            waiting: p.sequences.1,
+            stalled_rows: p.stalled,
+            orphan_rows: p.orphans,
+            units_serving: p.slots.0,
+            units_loading: p.slots.1,
+            prefix_hit_tokens: p.prefix.0,
+            prefix_tokens: p.prefix.1,
+            attention: p
+                .attention
+                .iter()
+                .map(|q| QueueLoad { block: q.block, rows: q.rows, age: seconds(q.age) })
+                .collect(),
+            experts: p
+                .experts
+                .iter()
+                .map(|(unit, q)| UnitLoad {
+                    block: unit.block,
+                    expert: unit.expert,
+                    segments: [unit.slice.lo, unit.slice.hi],
+                    rows: q.rows,
+                    age: seconds(q.age),
+                })
+                .collect(),
+            dispatched: p.loads.clone(),
+        }
+    }
+}
