@@ -1,10 +1,11 @@
 //! How fast the CPU kernels are, beside the `gemm` crate and beside the machine's own limits.
 //!
-//! `cargo run --release -p sluice-kernels --example cpu_bench [-- [--least] [filter]]`
+//! `cargo run --release -p sluice-kernels --example cpu_bench [-- [--least | --cpu] [filter]]`
 //!
 //! Every figure is a median over rounds in which all contestants take turns, so that a change of clock or a noisy
 //! neighbour meets all of them. With `--least` it is the least instead: where others keep the cores busy, a median
-//! tells of them.
+//! tells of them. With `--cpu` it is the process's processor time (of all its threads), which
+//! leaves out the time that others had the core.
 // The peak of the machine is measured with its own instructions.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -95,11 +96,11 @@ fn race(contestants: &mut [Contestant<'_>]) -> Vec<f64> {
     let mut times = vec![Vec::new(); contestants.len()];
     for _ in 0..ROUNDS {
         for (i, (_, run)) in contestants.iter_mut().enumerate() {
-            let start = Instant::now();
+            let start = now();
             for _ in 0..repeats[i] {
                 run();
             }
-            times[i].push(start.elapsed().as_secs_f64() / repeats[i] as f64);
+            times[i].push((now() - start) / repeats[i] as f64);
         }
     }
     let least = std::env::args().any(|a| a == "--least");
@@ -107,6 +108,19 @@ fn race(contestants: &mut [Contestant<'_>]) -> Vec<f64> {
         .iter_mut()
         .map(|t| if least { t.iter().copied().fold(f64::INFINITY, f64::min) } else { median(t) })
         .collect()
+}
+
+fn on_cpu_time() -> bool {
+    std::env::args().any(|a| a == "--cpu")
+}
+
+/// Seconds on the clock that was asked for.
+fn now() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let clock = if on_cpu_time() { libc::CLOCK_PROCESS_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
+    // SAFETY: `time` is valid for the write.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn median(times: &mut [f64]) -> f64 {
@@ -121,36 +135,48 @@ struct Limits {
 
 impl Limits {
     fn measure(threads: usize) -> Self {
-        let memory = vec![1u64; 64 << 20];
+        // A slab, because it lies in large pages, as weights do.
+        let memory = Slab::new(1, 64 << 20);
+        // Processor time adds up over the threads.
+        let shared = if on_cpu_time() { threads as f64 } else { 1.0 };
         let mut bytes = Vec::new();
         let mut flops = Vec::new();
-        for _ in 0..7 {
-            let start = Instant::now();
-            std::thread::scope(|s| {
-                for part in memory.chunks(memory.len().div_ceil(threads)) {
-                    s.spawn(|| {
-                        let mut sums = [0u64; 32];
-                        for line in part.chunks_exact(32) {
-                            for (sum, x) in sums.iter_mut().zip(line) {
-                                *sum ^= x;
-                            }
-                        }
-                        black_box(sums);
-                    });
-                }
-            });
-            bytes.push(start.elapsed().as_secs_f64() / (memory.len() * 8) as f64);
-            let start = Instant::now();
-            let rounds = 2_000_000;
+        for _ in 0..25 {
+            let start = now();
+            read(memory.row(0), threads);
+            bytes.push((now() - start) / shared / (4 * memory.cols()) as f64);
+            let start = now();
+            let rounds = 500_000;
             let per_thread = std::thread::scope(|s| {
                 let all: Vec<_> = (0..threads).map(|_| s.spawn(|| multiply_adds(rounds))).collect();
                 all.into_iter().map(|t| t.join().unwrap()).sum::<usize>()
             });
-            flops.push(start.elapsed().as_secs_f64() / (2 * per_thread) as f64);
+            flops.push((now() - start) / shared / (2 * per_thread) as f64);
         }
         let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
         Self { bytes: 1.0 / least(&bytes), flops: 1.0 / least(&flops) }
     }
+}
+
+/// Reads memory once.
+fn read(memory: &[f32], threads: usize) {
+    let part = |part: &[f32]| {
+        let mut sums = [0u32; 64];
+        for line in part.chunks_exact(64) {
+            for (sum, x) in sums.iter_mut().zip(line) {
+                *sum ^= x.to_bits();
+            }
+        }
+        black_box(sums);
+    };
+    if threads == 1 {
+        return part(memory);
+    }
+    std::thread::scope(|s| {
+        for chunk in memory.chunks(memory.len().div_ceil(threads)) {
+            s.spawn(move || part(chunk));
+        }
+    });
 }
 
 /// Runs independent chains in registers; returns how many multiply-adds that was.
@@ -224,6 +250,7 @@ fn matmul(out: usize, inner: usize, rows: usize, threads: usize, limits: &Limits
     let src = Slab::from_rows(inner, &x).unwrap();
     let (mut a, mut b) = (Slab::new(rows, out), Slab::new(rows, out));
     let (mut cpu_a, mut cpu_b) = (cpu(threads), cpu(threads));
+    let memory = Slab::new(1, out * inner / 2);
     let (mut c, mut e) = (vec![0f32; rows * out], vec![0f32; rows * out]);
     let shape = (rows, out, inner);
     let mut d = vec![half::f16::ZERO; rows * out];
@@ -246,11 +273,13 @@ fn matmul(out: usize, inner: usize, rows: usize, threads: usize, limits: &Limits
                 their(true, &mut d, &x_half, &halves, shape, parallelism, half::f16::ONE, half::f16::ZERO);
             }),
         ),
+        ("read", Box::new(|| read(memory.row(0), threads))),
     ]);
+    let read = times[5];
     let times = [times[0], times[1], times[2].min(times[3]), times[4]];
     let size = (2 * out * inner) as f64;
     let work = (2 * rows * out * inner) as f64;
-    let floor = (size / limits.bytes).max(work / limits.flops);
+    let floor = read.max(work / limits.flops);
     println!(
         "{:>12} {rows:>5} {threads:>3} | {:>9.1} {:>9.1} | {:>9.1} {:>9.1} | {:>7.2} {:>7.2} | {:>7.1} {:>6.2}",
         format!("{out}x{inner}"),

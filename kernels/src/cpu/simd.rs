@@ -33,6 +33,8 @@ pub(crate) trait Simd: Copy + 'static {
     const ACCUMULATORS: usize;
     type V: Copy;
 
+    /// Asks for the cache line at an address, which need not be valid.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);

@@ -14,6 +14,8 @@ use super::simd::Simd;
 pub(crate) const MAX_ROWS: usize = 12;
 /// Strips of the widest tile of any set.
 pub(crate) const MAX_STRIPS: usize = 4;
+/// Bytes that weights are asked for ahead of their use, per strip.
+const AHEAD: usize = 1536;
 /// Values a tile leaves: R x P x two vectors, at most [`Tiles::accumulators`] vectors of 16 lanes.
 pub(crate) const BUFFER: usize = 24 * 16;
 
@@ -90,7 +92,12 @@ unsafe fn tile<S: Simd, W: Weight, const R: usize, const P: usize>(
         for i in 0..inner {
             let mut b = [(zero, zero); P];
             for p in 0..P {
-                b[p] = W::strip::<S>(ws[p].add(i * PANEL));
+                let row = ws[p].add(i * PANEL);
+                b[p] = W::strip::<S>(row);
+                // With few rows the loads themselves run far enough ahead, and so do a panel's two lines of f32.
+                if R >= 4 && size_of::<W>() == 2 {
+                    S::prefetch(row.cast::<u8>().wrapping_add(AHEAD));
+                }
             }
             for r in 0..R {
                 let a = S::splat(*xs[r].add(i));

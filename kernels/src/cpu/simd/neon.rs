@@ -14,6 +14,13 @@ impl Simd for Neon {
     type V = float32x4_t;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // Stable Rust has no prefetch intrinsic here.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly))
+        }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> float32x4_t {
         unsafe { vdupq_n_f32(x) }
     }

@@ -21,6 +21,8 @@ impl Simd for Portable {
     type V = [f32; N];
 
     #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+    #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; N] {
         [x; N]
     }
