@@ -4,6 +4,7 @@ pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod gateway;
+pub mod inspect;
 pub mod model;
 pub mod sampling;
 pub mod telemetry;

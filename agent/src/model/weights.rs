@@ -372,6 +372,11 @@ impl Weights {
         tensor::all(&self.spec, |block| self.layouts[block])
     }
 
+    /// The dtype of a tensor and the bytes of one of its elements, if it is there and fits.
+    pub(crate) fn dtype(&self, id: TensorId) -> Option<(String, u64)> {
+        self.tensor(id).ok().map(|(_, dtype)| (dtype.to_string(), dtype.size() as u64))
+    }
+
     /// Looks for every tensor; reads no weights.
     #[must_use]
     pub fn inventory(&self) -> Inventory {
@@ -412,6 +417,26 @@ impl Weights {
             self.dense(block)?;
         }
         Ok(())
+    }
+
+    /// Tells models apart without reading them whole: what the spec says, and of every tensor its name, dtype, shape and
+    /// pieces of its content at the beginning, in the middle and at the end. Part of the numerics id. A change of single
+    /// weights between the pieces escapes it; what a slot really holds is told by [`NetworkWeights::hash`].
+    #[must_use]
+    pub fn fingerprint(&self) -> WeightsHash {
+        const PIECE: usize = 64;
+        let mut hasher = blake3::Hasher::new_derive_key("sluice 2026-11 fingerprint of a model");
+        hasher.update(format!("{:?}", self.spec).as_bytes());
+        let mut names: Vec<&str> = self.checkpoint.names().collect();
+        names.sort_unstable();
+        for tensor in names.into_iter().filter_map(|name| self.checkpoint.get(name)) {
+            hasher.update(format!("{} {:?} {:?}", tensor.name, tensor.dtype, tensor.shape).as_bytes());
+            let length = tensor.bytes.len();
+            for start in [0, length / 2, length.saturating_sub(PIECE)] {
+                hasher.update(&tensor.bytes[start..length.min(start + PIECE)]);
+            }
+        }
+        WeightsHash(*hasher.finalize().as_bytes())
     }
 
     /// The embedding, `[vocab, hidden]`.
