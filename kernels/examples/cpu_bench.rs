@@ -1,6 +1,6 @@
 //! How fast the CPU kernels are, beside the `gemm` crate and beside the machine's own limits.
 //!
-//! `cargo run --release -p sluice-kernels --example cpu_bench [-- [--least | --cpu] [filter]]`
+//! `cargo run --release -p sluice-kernels --example cpu_bench [-- [--least | --cpu] [--isa=NAME] [filter]]`
 //!
 //! Every figure is a median over rounds in which all contestants take turns, so that a change of clock or a noisy
 //! neighbour meets all of them. With `--least` it is the least instead: where others keep the cores busy, a median
@@ -28,7 +28,7 @@ fn main() {
     let wanted = |name: &str| name.contains(&filter);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if cores > 1 { vec![1, cores] } else { vec![1] };
-    println!("{} cores, best set {}", cores, Isa::best());
+    println!("{cores} cores, set {}", isa());
     let limits: Vec<Limits> = threads.iter().map(|t| Limits::measure(*t)).collect();
     for (t, l) in threads.iter().zip(&limits) {
         println!(
@@ -72,13 +72,21 @@ fn main() {
     if wanted("attention") {
         attention(&threads);
     }
+    if wanted("pack") {
+        pack();
+    }
     if wanted("rows") {
         row_ops();
     }
 }
 
+fn isa() -> Isa {
+    let name = std::env::args().find_map(|a| a.strip_prefix("--isa=").map(str::to_owned));
+    name.map_or(Isa::best(), |name| name.parse().unwrap())
+}
+
 fn cpu(threads: usize) -> Cpu {
-    Cpu::new(Isa::best(), Pool::new(threads, Duration::from_millis(1)).unwrap()).unwrap()
+    Cpu::new(isa(), Pool::new(threads, Duration::from_millis(1)).unwrap()).unwrap()
 }
 
 /// A name, for the reader, and one call.
@@ -208,11 +216,11 @@ fn multiply_adds(rounds: usize) -> usize {
             black_box(acc);
             rounds * 12 * 8
         }
-        if Isa::Avx512.is_available() {
+        if isa() == Isa::Avx512 {
             // SAFETY: the set is available.
             return unsafe { wide(rounds) };
         }
-        if Isa::Avx2.is_available() {
+        if isa() == Isa::Avx2 {
             // SAFETY: the set is available.
             return unsafe { narrow(rounds) };
         }
@@ -486,6 +494,22 @@ fn attention(threads: &[usize]) {
                     (4 * seen * heads * head_dim) as f64 / times[0] / 1e9
                 );
             }
+        }
+    }
+}
+
+fn pack() {
+    println!("\npack: GB/s of a checkpoint's bytes on one thread");
+    for dtype in [Dtype::Bf16, Dtype::F32] {
+        for (out, inner) in [(256, 256), (4096, 4096)] {
+            let bytes = bytes(dtype, &random(out * inner));
+            let times = race(&mut [(
+                "pack",
+                Box::new(|| {
+                    black_box(PackedMatrix::pack(dtype, out, inner, &bytes).unwrap());
+                }),
+            )]);
+            println!("{dtype} {out}x{inner}: {:.2}", bytes.len() as f64 / times[0] / 1e9);
         }
     }
 }

@@ -401,6 +401,7 @@ impl Kernel for Chunk<'_> {
                 *state.parts = Part::EMPTY;
                 std::ptr::write_bytes(state.values, 0, stride);
             }
+            let end = self.queries.iter().map(|q| q.seen.1).max().unwrap_or(0);
             for start in (self.start..self.start + CHUNK).step_by(BLOCK) {
                 let mut active = [Active { query: 0, from: 0, to: 0, alpha: 0.0 }; QUERIES];
                 let (mut count, mut low, mut high) = (0, BLOCK, 0);
@@ -426,7 +427,16 @@ impl Kernel for Chunk<'_> {
                     (keys[page], values[page]) = self.cache.page(self.block, number, self.kv_head);
                 }
 
-                for group in active.chunks(tile) {
+                // The next block's keys, asked for while this block's values are used.
+                let mut next = keys;
+                if start + BLOCK < end {
+                    for (page, next) in next.iter_mut().enumerate() {
+                        let held = (start / PAGE + PAGES + page).min((end - 1) / PAGE);
+                        *next = self.cache.page(self.block, self.pages[held] as usize, self.kv_head).0;
+                    }
+                }
+
+                for (nth, group) in active.chunks(tile).enumerate() {
                     let mut q = [std::ptr::null::<f32>(); QUERIES];
                     let mut out = [std::ptr::null_mut::<f32>(); QUERIES];
                     for (i, a) in group.iter().enumerate() {
@@ -434,8 +444,15 @@ impl Kernel for Chunk<'_> {
                         out[i] = weights.add(a.query * BLOCK);
                     }
                     for token in (0..BLOCK).step_by(VECTORS * S::LANES) {
-                        let keys = keys.as_ptr().add(token / PAGE);
-                        by_queries!(group.len(), S, scores(q.as_ptr(), keys, head_dim, out.as_ptr(), token));
+                        // The block's values, asked for while the first tile uses its keys.
+                        let ahead = if nth == 0 { &values } else { &keys };
+                        let (keys, ahead) =
+                            (keys.as_ptr().add(token / PAGE), ahead.as_ptr().add(token / PAGE));
+                        by_queries!(
+                            group.len(),
+                            S,
+                            scores(q.as_ptr(), (keys, ahead), head_dim, out.as_ptr(), token)
+                        );
                     }
                 }
                 for a in active.iter_mut() {
@@ -455,12 +472,12 @@ impl Kernel for Chunk<'_> {
                     let mut d = 0;
                     while d + VECTORS * S::LANES <= stride {
                         let at = (d, stride, from, to);
-                        by_queries!(same, S, weigh::<4>(group, weights, &values, self.states, at));
+                        by_queries!(same, S, weigh::<4>(group, weights, (&values, &next), self.states, at));
                         d += VECTORS * S::LANES;
                     }
                     while d < stride {
                         let at = (d, stride, from, to);
-                        by_queries!(same, S, weigh::<1>(group, weights, &values, self.states, at));
+                        by_queries!(same, S, weigh::<1>(group, weights, (&values, &next), self.states, at));
                         d += S::LANES;
                     }
                     first += same;
@@ -473,11 +490,12 @@ impl Kernel for Chunk<'_> {
     }
 }
 
-/// `out[r][token..] = chain(q[r], key of each of 4 * LANES positions)`; `keys` points to the pages from `token` on.
+/// `out[r][token..] = chain(q[r], key of each of 4 * LANES positions)`; `keys` points to the pages from `token` on,
+/// and as many lines at `ahead` are asked for meanwhile.
 #[inline(always)]
 unsafe fn scores<S: Simd, const R: usize>(
     q: *const *const f32,
-    keys: *const *const f32,
+    (keys, ahead): (*const *const f32, *const *const f32),
     head_dim: usize,
     out: *const *mut f32,
     token: usize,
@@ -488,16 +506,21 @@ unsafe fn scores<S: Simd, const R: usize>(
         let mut acc = [[zero; VECTORS]; R];
         let mut qs = [std::ptr::null::<f32>(); R];
         let mut ks = [std::ptr::null::<f32>(); VECTORS];
+        let mut aheads = [std::ptr::null::<f32>(); VECTORS];
         for r in 0..R {
             qs[r] = *q.add(r);
         }
         for v in 0..VECTORS {
             ks[v] = (*keys.add(v * S::LANES / PAGE)).add(v * S::LANES % PAGE);
+            aheads[v] = *ahead.add(v * S::LANES / PAGE);
         }
         for i in 0..head_dim {
             let mut k = [zero; VECTORS];
             for v in 0..VECTORS {
                 k[v] = S::load(ks[v].add(i * PAGE));
+                if v * S::LANES % PAGE == 0 {
+                    S::prefetch(aheads[v].wrapping_add(i * PAGE).cast());
+                }
             }
             for r in 0..R {
                 let x = S::splat(*qs[r].add(i));
@@ -559,12 +582,13 @@ unsafe fn soften<S: Simd>(
 }
 
 /// For R queries that see the same positions, and N vectors of columns from d on:
-/// `o = o * alpha`, then the chain of `fma(weight, v, o)` over the positions.
+/// `o = o * alpha`, then the chain of `fma(weight, v, o)` over the positions. Meanwhile the matching part of the pages
+/// at `next` is asked for.
 #[inline(always)]
 unsafe fn weigh<S: Simd, const R: usize, const N: usize>(
     group: &[Active],
     weights: *const f32,
-    values: &[*const f32; PAGES],
+    (values, next): (&[*const f32; PAGES], &[*const f32; PAGES]),
     states: States,
     at: (usize, usize, usize, usize),
 ) {
@@ -587,6 +611,12 @@ unsafe fn weigh<S: Simd, const R: usize, const N: usize>(
             let (first, end) = (from.max(page * PAGE), to.min((page + 1) * PAGE));
             for t in first..end {
                 let line = lines.add((t - page * PAGE) * stride);
+                // A page has a line of keys per column, and these N vectors' columns have 16 positions to ask for them.
+                let share = N * S::LANES / PAGE;
+                for j in 0..share {
+                    let column = d + (t - page * PAGE) * share + j;
+                    S::prefetch(next[page].wrapping_add(column * PAGE).cast());
+                }
                 let mut v = [zero; N];
                 for n in 0..N {
                     v[n] = S::load(line.add(n * S::LANES));
