@@ -115,6 +115,35 @@ fn what_is_missing_goes_where_least_is_held() {
 }
 
 #[test]
+fn a_copy_weighs_its_part_of_the_expert() {
+    // 40 goes first, then 30 and 30 of the 60, then 20.
+    let mut request = Request::new(vec![true], 3, workers(3, u32::MAX));
+    request.replicas.experts.insert((0, 0), Bounds { min: 2, max: 2 });
+    request.load = Some(Load { rows: vec![vec![60.0, 40.0, 20.0]] });
+    let made = plan(&request).unwrap();
+    assert_eq!(source(&made), Source::Load);
+    assert!((made.pass - 40.0).abs() < 0.2, "{}", made.pass);
+}
+
+#[test]
+fn workers_without_slots_do_not_count() {
+    let mut request = Request::new(vec![true], 4, workers(3, 4));
+    request.workers[1].slots = 0;
+    let made = plan(&request).unwrap();
+    assert_eq!((made.pass, made.balance), (2.0, 1.0));
+}
+
+#[test]
+fn more_than_the_slots_hold_is_not_kept() {
+    let mut request = Request::new(vec![true], 2, workers(2, 1));
+    let unit = |expert| Unit { block: 0, expert, slice: Slice::whole(1) };
+    request.current = vec![(unit(0), WorkerId(0)), (unit(1), WorkerId(0))];
+    let made = plan(&request).unwrap();
+    assert_eq!(source(&made), Source::Current);
+    assert_eq!((holders(&made, 0, 0), holders(&made, 0, 1)), (vec![0], vec![1]));
+}
+
+#[test]
 fn replicas_without_a_load_share_evenly() {
     let mut request = Request::new(vec![true], 8, workers(4, 6));
     request.replicas = Replicas::exactly(3);
