@@ -7,6 +7,7 @@
 pub mod client;
 pub mod coverage;
 pub mod device;
+pub mod fleet;
 pub mod heap;
 pub mod ledger;
 pub mod operator;
@@ -14,6 +15,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod symbol;
+pub mod table;
 pub mod timing;
 pub mod wire;
 pub mod world;

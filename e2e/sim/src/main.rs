@@ -1,8 +1,11 @@
 //! The simulator's command line.
 
 use clap::{Parser, Subcommand};
+use sluice_core::config::Policy;
 use sluice_sim::coverage::Coverage;
+use sluice_sim::fleet::Fleet;
 use sluice_sim::run::{self, Summary};
+use sluice_sim::table::Table;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -30,6 +33,39 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         show: usize,
     },
+    /// Compare the schedulers on modelled devices.
+    Table {
+        /// Blocks of the model, of its 32.
+        #[arg(long, default_value_t = 8)]
+        blocks: u16,
+        /// Tokens in flight.
+        #[arg(long, value_delimiter = ',', default_values_t = [64, 2048, 8192])]
+        tokens: Vec<u32>,
+        /// The hottest expert's share of all assignments.
+        #[arg(long, value_delimiter = ',', default_values_t = [0.12, 0.40])]
+        hottest: Vec<f64>,
+        /// Steps take 1 + Exp(this) times as long.
+        #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.2])]
+        jitter: Vec<f64>,
+        /// Slices x replicas, each a placement.
+        #[arg(long, value_delimiter = ',', value_parser = placement, default_values = ["1x1", "4x1", "1x2", "4x2"])]
+        placements: Vec<(u8, u32)>,
+        /// Schedulers.
+        #[arg(long, value_delimiter = ',', default_values = ["mtfs", "flfs", "defrag", "frontier", "sync"])]
+        schedulers: Vec<Policy>,
+        /// Attention ranks of the 8 devices; 0: every device is both.
+        #[arg(long, default_value_t = 0)]
+        ranks: u32,
+        /// Decode waves.
+        #[arg(long, default_value_t = 1)]
+        waves: u8,
+        /// Decides the draws.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Print the steps of the first scheduler named, after warming up, instead of the table.
+        #[arg(long)]
+        trace: bool,
+    },
     /// Run one seed.
     Seed {
         /// The seed.
@@ -51,6 +87,37 @@ fn main() -> ExitCode {
             print(&summary, start.elapsed().as_secs_f64(), show);
             if summary.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Command::Table {
+            blocks,
+            tokens,
+            hottest,
+            jitter,
+            placements,
+            schedulers,
+            ranks,
+            waves,
+            seed,
+            trace,
+        } => {
+            let table = Table {
+                blocks,
+                tokens,
+                shares: hottest,
+                jitters: jitter,
+                placements,
+                policies: schedulers,
+                ranks,
+                waves,
+                seed,
+            };
+            match if trace { trace_first(&table) } else { table.print() } {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    eprintln!("{why}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Command::Seed { seed, trace } => match run::run(seed, trace) {
             Ok(report) => {
                 println!(
@@ -69,6 +136,25 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// "4x2": 4 slices, 2 replicas.
+fn placement(text: &str) -> Result<(u8, u32), String> {
+    let parts = text.split_once('x').and_then(|(s, r)| Some((s.parse().ok()?, r.parse().ok()?)));
+    parts.ok_or_else(|| format!("{text:?} is not SLICESxREPLICAS, as in 4x2"))
+}
+
+fn trace_first(t: &Table) -> Result<(), String> {
+    let first = |what| format!("name a {what} to trace");
+    let setting = t.setting(
+        *t.tokens.first().ok_or_else(|| first("number of tokens"))?,
+        *t.shares.first().ok_or_else(|| first("share"))?,
+        *t.jitters.first().ok_or_else(|| first("jitter"))?,
+        *t.placements.first().ok_or_else(|| first("placement"))?,
+        *t.policies.first().ok_or_else(|| first("scheduler"))?,
+    )?;
+    println!("{:?}", Fleet::run(&setting, 3, 2, true)?);
+    Ok(())
 }
 
 fn print(s: &Summary, seconds: f64, show: usize) {

@@ -1,0 +1,124 @@
+//! The scheduler table: real cores on modelled devices, every scheduler on the same placements.
+
+use crate::fleet::cost::CostModel;
+use crate::fleet::{Fleet, HOP, Measured, Setting, ideal};
+use sluice_core::config::Policy;
+
+/// What the table runs over.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Blocks of the model.
+    pub blocks: u16,
+    /// Tokens in flight.
+    pub tokens: Vec<u32>,
+    /// The hottest expert's share.
+    pub shares: Vec<f64>,
+    /// Steps vary by this part.
+    pub jitters: Vec<f64>,
+    /// (slices, replicas).
+    pub placements: Vec<(u8, u32)>,
+    /// Schedulers; `sync` is the yardstick and always runs.
+    pub policies: Vec<Policy>,
+    /// Attention ranks of the 8 devices; 0 is hybrid.
+    pub ranks: u32,
+    /// Decode waves.
+    pub waves: u8,
+    /// The draws.
+    pub seed: u64,
+}
+
+impl Table {
+    /// One cell.
+    pub fn setting(
+        &self,
+        tokens: u32,
+        share: f64,
+        jitter: f64,
+        placement: (u8, u32),
+        policy: Policy,
+    ) -> Result<Setting, String> {
+        Ok(Setting {
+            costs: CostModel::mixtral()?,
+            blocks: self.blocks,
+            devices: 8,
+            ranks: self.ranks,
+            tokens,
+            context: 1000.0,
+            share,
+            jitter,
+            slices: placement.0,
+            replicas: placement.1,
+            waves: if policy == Policy::Sync { 1 } else { self.waves },
+            policy,
+            hop: HOP,
+            bandwidth: 50.0,
+            seed: self.seed,
+        })
+    }
+
+    /// Runs one cell: few passes where many tokens make each of them a good sample.
+    pub fn measure(setting: &Setting) -> Result<Measured, String> {
+        let passes = (16_384 / u64::from(setting.tokens)).clamp(6, 40);
+        Fleet::run(setting, passes / 2, passes, false)
+    }
+
+    /// Prints it, a line per cell.
+    ///
+    /// # Errors
+    /// A cell that could not run.
+    pub fn print(&self) -> Result<(), String> {
+        println!(
+            "Mixtral 8x7B, {} of 32 blocks, 8 devices ({}), hop 10 us, 50 GB/s, context 1,000; tokens/s are of {} blocks",
+            self.blocks,
+            if self.ranks == 0 {
+                "hybrid".into()
+            } else {
+                format!("{} ranks + {} hosts", self.ranks, 8 - self.ranks)
+            },
+            self.blocks,
+        );
+        println!(
+            "| hottest | n | steps | slices | replicas | scheduler | tokens/s | of sync | of ideal barrier | rows per unit | rows per step | ITL p50 ms | p99 ms | busiest, mean |"
+        );
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        for &share in &self.shares {
+            for &tokens in &self.tokens {
+                for &jitter in &self.jitters {
+                    for &placement in &self.placements {
+                        self.print_cell(tokens, share, jitter, placement)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print_cell(&self, tokens: u32, share: f64, jitter: f64, placement: (u8, u32)) -> Result<(), String> {
+        let of = |policy| self.setting(tokens, share, jitter, placement, policy);
+        let sync = Self::measure(&of(Policy::Sync)?)?;
+        let best = ideal::throughput(&of(Policy::Sync)?, (20_000 / tokens).clamp(3, 12))?;
+        let mut policies = self.policies.clone();
+        policies.retain(|p| *p != Policy::Sync);
+        policies.push(Policy::Sync);
+        for policy in policies {
+            let m = if policy == Policy::Sync { sync } else { Self::measure(&of(policy)?)? };
+            println!(
+                "| {share:.2} | {tokens} | {} | {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2}, {:.2} |",
+                if jitter > 0.0 { format!("vary {:.0}%", jitter * 100.0) } else { "exact".into() },
+                placement.0,
+                placement.1,
+                policy.name(),
+                m.throughput,
+                m.throughput / sync.throughput,
+                m.throughput / best,
+                m.rows_per_unit,
+                m.rows_per_step,
+                m.itl_p50 * 1e3,
+                m.itl_p99 * 1e3,
+                m.busy.0,
+                m.busy.1,
+            );
+        }
+        Ok(())
+    }
+}
