@@ -1,6 +1,7 @@
 //! The operator as the core sees it: generations of placement slices, published while tokens flow.
 
 use crate::rng::Rng;
+use crate::scenario::SPARE_SLOTS;
 use sluice_core::ids::{Nanos, Slice, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
 use std::sync::Arc;
@@ -93,7 +94,7 @@ impl Operator {
                 let width = self.segments / slices;
                 for s in 0..slices {
                     let slice = Slice { lo: s * width, hi: (s + 1) * width };
-                    self.place(t, Unit { slice, ..replica.unit });
+                    self.place(t, Unit { slice, ..replica.unit }, SPARE_SLOTS);
                 }
             }
             Kind::Drain => {
@@ -135,10 +136,9 @@ impl Operator {
                 if self.is_placed(t, unit) {
                     return;
                 }
-                if self.place(t, unit) {
+                if self.place(t, unit, 0) {
                     self.publish(t);
                 } else {
-                    self.evict();
                     self.later.push((1_000_000, later));
                 }
             }
@@ -164,16 +164,6 @@ impl Operator {
         self.publish(t);
     }
 
-    /// Takes away a replica that its expert is served without, at once.
-    fn evict(&mut self) {
-        for t in 0..self.tables.len() {
-            if let Some(i) = (0..self.tables[t].replicas.len()).find(|i| self.served_without(t, *i)) {
-                self.tables[t].replicas.remove(i);
-                return self.publish(t);
-            }
-        }
-    }
-
     fn publish(&mut self, t: usize) {
         self.tables[t].generation += 1;
         self.changed.push(Arc::new(self.tables[t].clone()));
@@ -183,12 +173,12 @@ impl Operator {
         self.tables.iter().position(|t| t.blocks.contains(&block))
     }
 
-    /// Puts a unit on some worker that has a slot left and does not hold it.
-    fn place(&mut self, t: usize, unit: Unit) -> bool {
+    /// Puts a unit on some worker that has more than `spare` slots left and does not hold it.
+    fn place(&mut self, t: usize, unit: Unit, spare: u32) -> bool {
         let used =
             |w: u32| self.tables.iter().flat_map(|t| &t.replicas).filter(|r| r.worker.0 == w).count() as u32;
         let open: Vec<WorkerId> = (0..self.slots.len() as u32)
-            .filter(|w| used(*w) < self.slots[*w as usize])
+            .filter(|w| used(*w) + spare < self.slots[*w as usize])
             .map(WorkerId)
             .filter(|w| !self.tables[t].replicas.iter().any(|r| r.worker == *w && r.unit == unit))
             .collect();

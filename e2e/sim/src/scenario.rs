@@ -80,6 +80,9 @@ pub struct Scenario {
     pub max_events: u64,
 }
 
+/// Slots kept free for experts that have lost all their holders.
+pub const SPARE_SLOTS: u32 = 8;
+
 /// Rows the slab of any worker holds at most: keeps a seed cheap.
 const OUTPUTS: u64 = 96;
 
@@ -133,7 +136,7 @@ impl Scenario {
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
-            max_events: 100_000,
+            max_events: 400_000,
             shape,
             workers,
             timing,
@@ -266,8 +269,9 @@ fn workers(
     (0..count)
         .map(|id| {
             let held = tables.iter().flat_map(|t| &t.replicas).filter(|x| x.worker.0 == id).count() as u32;
-            let host =
-                hosts.contains(&id).then_some(HostConfig { slots: held + free_slots, ring: rings as u32 });
+            let host = hosts
+                .contains(&id)
+                .then_some(HostConfig { slots: held + free_slots + SPARE_SLOTS, ring: rings as u32 });
             let slab = SlabLayout {
                 tokens: if id < ranks { tokens } else { 0 },
                 groups: if id < ranks { tokens + spare } else { 0 },

@@ -256,15 +256,15 @@ impl Rank {
     pub(super) fn forgo_unsent(&mut self, id: u32) {
         let tokens = self.segment(id).tokens.clone();
         let of = |a: &Ask| tokens.contains(&a.token);
-        let mut unsent = vec![];
+        // Orphans first: of a choice that became one, slices of its old slicing may still wait in line.
+        let mut unsent: Vec<Ask> = self.orphans.iter().filter(|a| of(a)).copied().collect();
+        self.orphans.retain(|a| !of(a));
         for d in &mut self.dests {
             if d.stalled.iter().any(of) {
                 unsent.extend(d.stalled.iter().filter(|a| of(a)).copied());
                 d.stalled.retain(|a| !of(a));
             }
         }
-        unsent.extend(self.orphans.iter().filter(|a| of(a)).copied());
-        self.orphans.retain(|a| !of(a));
         unsent.extend(self.retries.iter().map(|(_, a)| a).filter(|a| of(a)).copied());
         self.retries.retain(|(_, a)| !of(a));
         for a in unsent {
