@@ -20,6 +20,7 @@ pub mod link;
 mod median;
 mod net;
 pub mod placement;
+pub mod plant;
 pub mod pool;
 pub mod pressure;
 mod rank;

@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::ids::{Nanos, Progress};
 use crate::median::Median;
 use crate::net::{Net, SELF};
+use crate::plant::{self, Plant};
 use crate::pressure::{Pressure, QueuePressure};
 use crate::rank::Rank;
 use crate::sched::{Choice, Scheduler, Take, View, make};
@@ -366,27 +367,31 @@ impl Worker {
         host.max(rank)
     }
 
+    /// A token that has waited so long releases its μ-queue.
+    fn bound(&self, cycle: Nanos) -> Nanos {
+        u64::from(self.config.release_cycles) * cycle
+    }
+
+    /// When the token that waits longest in a μ-queue came, and when its queue is released whole at the latest. The
+    /// barrier-synchronous baseline releases nothing.
+    pub fn oldest(&self, now: Nanos) -> Option<(Nanos, Nanos)> {
+        let cycle = self.cycle();
+        let view = view(&self.config, self.rank.as_ref(), self.host.as_ref(), (now, cycle), &[]);
+        let (since, _) = oldest(&view).filter(|_| self.barrier.is_none())?;
+        Some((since, since + self.bound(cycle)))
+    }
+
     /// The next step of an idle device.
     fn next(&mut self, now: Nanos) {
         let cycle = self.cycle();
-        let classes = self.config.classes();
         let floors: Vec<(Progress, Option<Nanos>)> = match &self.host {
-            Some(h) => (0..classes).map(|c| h.frontier.floor(c, now, cycle)).collect(),
+            Some(h) => (0..self.config.classes()).map(|c| h.frontier.floor(c, now, cycle)).collect(),
             None => vec![],
         };
-        let view = View {
-            now,
-            blocks: self.config.shape.blocks(),
-            rank: self.rank.as_ref(),
-            host: self.host.as_ref(),
-            costs: &self.config.costs,
-            cycle,
-            floors: &floors,
-            classes,
-        };
-        let bound = u64::from(self.config.release_cycles) * cycle;
+        let view = view(&self.config, self.rank.as_ref(), self.host.as_ref(), (now, cycle), &floors);
+        let bound = self.bound(cycle);
         let oldest = oldest(&view);
-        let due = oldest.filter(|(since, _)| since + bound <= now);
+        let due = oldest.filter(|(since, _)| since + bound <= now && !plant::is(Plant::NeverAges));
         if let Some((_, choice)) = due.filter(|_| !self.was_urgent) {
             self.counters.urgent += 1;
             self.was_urgent = true;
@@ -556,6 +561,17 @@ impl Worker {
         }
         p
     }
+}
+
+fn view<'a>(
+    config: &'a WorkerConfig,
+    rank: Option<&'a Rank>,
+    host: Option<&'a Host>,
+    (now, cycle): (Nanos, Nanos),
+    floors: &'a [(Progress, Option<Nanos>)],
+) -> View<'a> {
+    let (blocks, classes) = (config.shape.blocks(), config.classes());
+    View { now, blocks, rank, host, costs: &config.costs, cycle, floors, classes }
 }
 
 /// The μ-queue with the oldest token, as a choice that releases all of it.

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use sluice_core::config::Policy;
+use sluice_core::plant::{self, Plant};
 use sluice_sim::coverage::Coverage;
 use sluice_sim::fleet::Fleet;
 use sluice_sim::run::{self, Summary};
@@ -32,6 +33,18 @@ enum Command {
         /// Violations to print.
         #[arg(long, default_value_t = 20)]
         show: usize,
+    },
+    /// Plant a bug in the core and count the seeds until it is found (needs the feature `plant`).
+    Plant {
+        /// The bug; all of them if not given.
+        #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Plant::ALL.map(|p| p.0)))]
+        bug: Option<String>,
+        /// Seeds at most.
+        #[arg(long, default_value_t = 10_000)]
+        count: u64,
+        /// Threads; all cores if not given.
+        #[arg(long)]
+        jobs: Option<usize>,
     },
     /// Compare the schedulers on modelled devices.
     Table {
@@ -82,10 +95,32 @@ fn main() -> ExitCode {
         Command::Seeds { from, count, jobs, show } => {
             std::panic::set_hook(Box::new(|_| {}));
             let start = Instant::now();
-            let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-            let summary = run::many(from..from + count, jobs, false, || ());
+            let summary = run::many(from..from + count, threads(jobs), false, || ());
             print(&summary, start.elapsed().as_secs_f64(), show);
             if summary.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Command::Plant { bug, count, jobs } => {
+            if !plant::set(Some(Plant::PoolForgets)) {
+                eprintln!(
+                    "this build has no bugs to plant: cargo run --release -p sluice-sim --features plant -- plant"
+                );
+                return ExitCode::FAILURE;
+            }
+            std::panic::set_hook(Box::new(|_| {}));
+            let mut code = ExitCode::SUCCESS;
+            for (name, plant) in Plant::ALL.into_iter().filter(|p| bug.as_ref().is_none_or(|b| b == p.0)) {
+                let found = run::many(0..count, threads(jobs), true, || {
+                    plant::set(Some(plant));
+                });
+                match found.violations.first() {
+                    Some((seed, violation)) => println!("{name}: found by seed {seed}: {violation}"),
+                    None => {
+                        println!("{name}: not found in {count} seeds");
+                        code = ExitCode::FAILURE;
+                    }
+                }
+            }
+            code
         }
         Command::Table {
             blocks,
@@ -136,6 +171,10 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+fn threads(jobs: Option<usize>) -> usize {
+    jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
 }
 
 /// "4x2": 4 slices, 2 replicas.

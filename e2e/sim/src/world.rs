@@ -92,6 +92,32 @@ struct Node {
     /// Attempt and age of the sequences that a rank was asked to take, and whether it has.
     bound: HashMap<SeqKey, (Attempt, u64, bool)>,
     draining: bool,
+    /// The oldest token's arrival while it is overdue, and steps that may still start before it runs.
+    overdue: Option<(Nanos, u64)>,
+}
+
+impl Node {
+    /// A step has started: no token starves. The queue of one that is overdue is released every second step, so it
+    /// runs before there have been two steps for each row that waits here.
+    fn started(&mut self, now: Nanos) -> Result<(), String> {
+        let Some((since, _)) = self.core.oldest(now).filter(|o| o.1 < now) else {
+            self.overdue = None;
+            return Ok(());
+        };
+        let left = match self.overdue {
+            Some((s, left)) if s == since => left,
+            _ => {
+                let p = self.core.pressure(now);
+                let queues = p.attention.iter().chain(p.experts.iter().map(|e| &e.1));
+                2 * queues.map(|q| u64::from(q.rows)).sum::<u64>() + 4
+            }
+        };
+        self.overdue = Some((since, left.saturating_sub(1)));
+        if left == 0 {
+            return Err(format!("a token waits for {:.1} us and is not run", (now - since) as f64 / 1e3));
+        }
+        Ok(())
+    }
 }
 
 struct Connection {
@@ -150,7 +176,7 @@ impl World {
                 let core = Worker::new(config.clone()).map_err(|e| format!("{}: {e}", config.id))?;
                 let device = Device::new(config, scenario.hot);
                 let bound = HashMap::new();
-                Ok(Node { core, device, running: None, tick: None, bound, draining: false })
+                Ok(Node { core, device, running: None, tick: None, bound, draining: false, overdue: None })
             })
             .collect();
         let slots = scenario.workers.iter().map(|w| w.host.as_ref().map_or(0, |h| h.slots)).collect();
@@ -412,6 +438,16 @@ impl World {
         }
         self.actions = actions;
         let node = &mut self.nodes[worker];
+        if node.running.is_none()
+            && let Some((since, due)) = node.core.oldest(self.now).filter(|o| o.1 < self.now)
+        {
+            let waited = (self.now - since) as f64 / 1e3;
+            let over = (self.now - due) as f64 / 1e3;
+            self.fail(format!(
+                "worker {worker} is idle while a token waits for {waited:.1} us, {over:.1} too long"
+            ));
+        }
+        let node = &mut self.nodes[worker];
         if let Some(at) = node.core.wake() {
             let at = at.max(self.now + 1);
             if node.tick.is_none_or(|t| at < t) {
@@ -464,10 +500,12 @@ impl World {
             return self.fail(format!("worker {worker} starts a step while one runs"));
         }
         let begun = node.device.begin(&step);
+        let starved = node.started(self.now);
         let t = self.scenario.timing.of(&step, worker, &mut self.rng);
         self.heap.push(self.now + t, Ev::Done { worker: worker as u32 });
         self.nodes[worker].running = Some(step);
         self.must(begun);
+        self.must(starved.map_err(|what| format!("worker {worker}: {what}")));
     }
 
     fn send(&mut self, from: usize, to: WorkerId, frame: Frame, fresh: bool) {

@@ -72,6 +72,8 @@ pub(crate) struct Host {
     pub frontier: Frontier,
     pub running: Option<RunningExperts>,
     bank: u32,
+    #[cfg(feature = "plant")]
+    waiting: Vec<(usize, crate::frame::ReturnBatch)>,
     /// Per block: the placement names nobody else, and everything is ready.
     pub whole: Vec<bool>,
     /// Rows of attention steps whose items came here, per block.
@@ -105,6 +107,8 @@ impl Host {
             frontier: Frontier::new(classes, config.initial_cycle),
             running: None,
             bank: 0,
+            #[cfg(feature = "plant")]
+            waiting: vec![],
             whole: vec![false; blocks as usize],
             block_rows: vec![0.0; blocks as usize],
             prior: f64::from(shape.top_k) / f64::from(shape.experts.max(1)),

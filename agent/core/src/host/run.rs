@@ -102,9 +102,29 @@ impl Host {
         }
         for (peer, batch) in batches.into_iter().enumerate() {
             if let Some(b) = batch {
-                net.send(peer, Body::Returns(b));
+                self.give_back(peer, b, net);
             }
         }
         self.free_left(&mut net.out);
+    }
+
+    #[cfg(not(feature = "plant"))]
+    fn give_back(&mut self, peer: usize, batch: ReturnBatch, net: &mut Net) {
+        net.send(peer, Body::Returns(batch));
+    }
+
+    #[cfg(feature = "plant")]
+    fn give_back(&mut self, peer: usize, batch: ReturnBatch, net: &mut Net) {
+        use crate::plant::{self, Plant};
+        self.waiting.push((peer, batch));
+        let waits = plant::is(Plant::ReturnWaits);
+        for (peer, batch) in std::mem::take(&mut self.waiting) {
+            let uses = |row: u32| self.rings[peer].uses[row as usize] > 0 || batch.freed.contains(&row);
+            if waits && (0..self.config.ring).all(uses) {
+                self.waiting.push((peer, batch));
+            } else {
+                net.send(peer, Body::Returns(batch));
+            }
+        }
     }
 }
