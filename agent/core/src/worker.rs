@@ -502,8 +502,11 @@ impl Worker {
                 }
             }
             (Choice::Experts { block, .. }, rank, Some(host)) => {
-                // One unit's queues side by side, so that each unit is one group of the launch.
-                queues.sort_unstable();
+                // One unit's queues side by side, so that each unit is one group of the launch; of these the one with
+                // the oldest token first, so that no class starves another where the row budget is small.
+                queues.sort_unstable_by_key(|&(unit, class)| {
+                    (unit, host.queues.queue(unit, class).since, class)
+                });
                 let step = host.step(block, &queues, self.config.max_expert_rows, rank.as_ref());
                 if matches!(&step, Step::Experts(s) if s.items.is_empty()) {
                     // Nobody waits for any of them any more.

@@ -86,16 +86,44 @@ pub const SPARE_SLOTS: u32 = 8;
 /// Rows the slab of any worker holds at most: keeps a seed cheap.
 const OUTPUTS: u64 = 96;
 
+/// What a test holds fast of a scenario; the seed decides the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fixed {
+    /// So many hybrid workers.
+    pub hybrid: Option<u64>,
+    /// The scheduler of all workers.
+    pub policy: Option<Policy>,
+    /// Most tokens of a prefill segment.
+    pub chunk: Option<u64>,
+    /// Decode waves.
+    pub waves: Option<u8>,
+    /// Landing rows of a rank at a host.
+    pub ring: Option<u64>,
+    /// Sequences at one time, with KV pages for only one of them.
+    pub tight: Option<u32>,
+    /// Percent of requests that are cancelled, and that the sampler ends early.
+    pub cut_short: Option<u64>,
+    /// The placement changes so many times.
+    pub operations: Option<u64>,
+}
+
 impl Scenario {
     /// Draws the scenario of a seed.
     pub fn draw(seed: u64) -> Self {
+        Self::with(seed, &Fixed::default())
+    }
+
+    /// Draws the scenario of a seed, with some of it held fast.
+    pub fn with(seed: u64, fixed: &Fixed) -> Self {
         let mut r = Rng::new(seed);
         let shape = shape(&mut r);
-        let hybrid = r.chance(40);
+        let hybrid = r.chance(40) || fixed.hybrid.is_some();
         let policy = if r.chance(45) { Policy::Frontier } else { r.pick(&Policy::ALL) };
+        let policy = fixed.policy.unwrap_or(policy);
         // Every step of the barrier costs a message for each pair of workers.
         let (most_ranks, most_hosts) = if policy == Policy::Sync { (2, 3) } else { (4, 6) };
         let (ranks, hosts) = (r.range(1, most_ranks), if hybrid { 0 } else { r.range(1, most_hosts) });
+        let ranks = fixed.hybrid.unwrap_or(ranks);
         let hosts: Vec<u32> = if hybrid {
             (0..ranks as u32).collect()
         } else {
@@ -104,7 +132,7 @@ impl Scenario {
         let tables = tables(&mut r, &shape, &hosts);
         let timing = Timing::draw(&mut r, hosts.len().max(ranks as usize) + ranks as usize);
         let room = Room::draw(&mut r);
-        let workers = workers(&mut r, &shape, policy, ranks as u32, &hosts, &tables, &timing, &room);
+        let workers = workers(&mut r, fixed, &shape, policy, ranks as u32, &hosts, &tables, &timing, &room);
         let latency = r.spread(1, 200) * MICRO;
         let wire = WireConfig {
             latency,
@@ -122,14 +150,13 @@ impl Scenario {
                 ..FrontConfig::new(GatewayId(g))
             })
             .collect();
-        let (arrivals, span) = arrivals(&mut r, &room, gateways.len(), cycle);
-        let operations = if r.chance(45) {
-            let n = r.range(1, 8);
+        let (arrivals, span) = arrivals(&mut r, fixed, &room, gateways.len(), cycle);
+        let changes = if r.chance(45) { r.range(1, 8) } else { 0 };
+        let operations = {
+            let n = fixed.operations.unwrap_or(changes);
             let mut all: Vec<_> = (0..n).map(|_| (r.below(span), Operation::draw(&mut r, cycle))).collect();
             all.sort_by_key(|o| o.0);
             all
-        } else {
-            vec![]
         };
         let incidents = incidents(&mut r, ranks as u32, gateways.len(), span, cycle);
         Self {
@@ -179,7 +206,7 @@ impl Room {
             prompt: r.spread(1, 40),
             tokens: r.spread(2, 16),
             page_size: r.pick(&[1, 2, 4, 8, 16]),
-            sequences: r.spread(4, 24),
+            sequences: r.spread(5, 28),
         }
     }
 
@@ -236,6 +263,7 @@ fn tables(r: &mut Rng, shape: &Shape, hosts: &[u32]) -> Vec<PlacementSlice> {
 #[allow(clippy::too_many_arguments)]
 fn workers(
     r: &mut Rng,
+    fixed: &Fixed,
     shape: &Shape,
     policy: Policy,
     ranks: u32,
@@ -246,9 +274,12 @@ fn workers(
 ) -> Vec<WorkerConfig> {
     let count = hosts.iter().copied().max().unwrap_or(0).max(ranks - 1) + 1;
     let chunk = r.spread(1, 32);
-    let sequences = if r.chance(30) { r.range(1, 3) } else { r.range(4, 16) };
+    let chunk = fixed.chunk.unwrap_or(chunk);
+    let few = if r.chance(30) { r.range(1, 3) } else { r.range(4, 16) };
+    let sequences = fixed.tight.map_or(few, u64::from);
+    let pages = if r.chance(40) { room.pages() + r.below(4) } else { room.pages() * r.range(2, 8) };
     let rank = RankConfig {
-        pages: (if r.chance(40) { room.pages() + r.below(4) } else { room.pages() * r.range(2, 8) }) as u32,
+        pages: if fixed.tight.is_some() { room.pages() as u32 } else { pages as u32 },
         page_size: room.page_size as u32,
         prefix_reuse: r.chance(60),
         watermark: if r.chance(50) { r.below(4) as u32 } else { 0 },
@@ -257,7 +288,9 @@ fn workers(
         prefill_tokens: (chunk * r.range(1, 4)) as u32,
     };
     let waves = if r.chance(60) { 1 } else { r.range(2, 3) as u8 };
+    let waves = fixed.waves.unwrap_or(waves);
     let rings = if r.chance(40) { r.range(1, 3) } else { r.range(4, 40) };
+    let rings = fixed.ring.unwrap_or(rings);
     let max_expert_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, OUTPUTS) } as u32;
     let max_step_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, 128) } as u32;
     let tokens = (chunk + sequences + if r.chance(40) { 0 } else { r.range(1, 40) }) as u32;
@@ -266,6 +299,10 @@ fn workers(
     let free_slots = r.range(0, 4) as u32;
     let (spans, release_cycles) = (r.chance(70), r.range(1, 8) as u32);
     let initial_cycle = timing.cycle(shape);
+    // The roles may have schedulers of their own; the barrier needs all workers.
+    let other = r.pick(&Policy::ALL);
+    let mixed = r.chance(30) && fixed.policy.is_none() && policy != Policy::Sync && other != Policy::Sync;
+    let expert_policy = if mixed { other } else { policy };
     (0..count)
         .map(|id| {
             let held = tables.iter().flat_map(|t| &t.replicas).filter(|x| x.worker.0 == id).count() as u32;
@@ -288,7 +325,7 @@ fn workers(
                 rank: (id < ranks).then(|| rank.clone()),
                 host,
                 waves,
-                policy,
+                policy: if id < ranks { policy } else { expert_policy },
                 max_step_rows,
                 max_expert_rows,
                 spans,
@@ -300,7 +337,7 @@ fn workers(
         .collect()
 }
 
-fn arrivals(r: &mut Rng, room: &Room, gateways: usize, cycle: Nanos) -> (Vec<Arrival>, Nanos) {
+fn arrivals(r: &mut Rng, fixed: &Fixed, room: &Room, gateways: usize, cycle: Nanos) -> (Vec<Arrival>, Nanos) {
     let span = if r.chance(30) { 1 } else { cycle * r.range(1, room.tokens * 3) };
     let (cancels, deadlines) =
         (if r.chance(40) { r.range(5, 50) } else { 0 }, if r.chance(30) { r.range(5, 60) } else { 0 });
@@ -327,7 +364,8 @@ fn arrivals(r: &mut Rng, room: &Room, gateways: usize, cycle: Nanos) -> (Vec<Arr
                 max_tokens,
             };
             let salt = u64::from(r.chance(25));
-            let (done, abort) = (r.chance(5), r.chance(3));
+            let early = fixed.cut_short;
+            let (done, abort) = (r.chance(early.unwrap_or(5)), r.chance(early.unwrap_or(3)));
             let choices = (0..if r.chance(10) { 2 } else { 1 })
                 .map(|choice| {
                     Arc::new(Request {
@@ -345,7 +383,7 @@ fn arrivals(r: &mut Rng, room: &Room, gateways: usize, cycle: Nanos) -> (Vec<Arr
                 gateway: r.below(gateways as u64) as usize,
                 choices,
                 deadline: r.chance(deadlines).then(|| at + r.below(cycle * room.tokens * 4)),
-                cancel: r.chance(cancels).then(|| at + r.below(cycle * room.tokens * 2)),
+                cancel: r.chance(early.unwrap_or(cancels)).then(|| at + r.below(cycle * room.tokens * 2)),
             }
         })
         .collect();
