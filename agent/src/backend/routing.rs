@@ -1,7 +1,8 @@
 //! The router's choices replaced by a skewed draw, for experiments.
 //!
 //! A draw is keyed by (routing seed, the sequence's sampling seed and choice, position, block): the same for every
-//! schedule and after a replay.
+//! schedule and after a replay. Sequences with equal prefixes but other seeds have other keys and values then, so
+//! pages must not be shared between them.
 
 use std::fmt;
 use std::str::FromStr;

@@ -87,6 +87,10 @@ pub struct GrammarLimits {
     pub build_fuel: u64,
     /// Work for one mask; about 14,000 a millisecond.
     pub step_fuel: u64,
+    /// Alternatives open at one place of the output: an object's thousand optional properties are some four thousand.
+    pub alternatives: usize,
+    /// Alternatives looked at for one mask; about 20,000 a millisecond.
+    pub step_alternatives: usize,
     /// States its lexer may grow to; 1 to 2 kB each.
     pub states: usize,
 }
@@ -99,6 +103,8 @@ impl Default for GrammarLimits {
             symbols: 200_000,
             build_fuel: 1_000_000,
             step_fuel: 200_000,
+            alternatives: 10_000,
+            step_alternatives: 200_000,
             states: 50_000,
         }
     }
@@ -148,6 +154,8 @@ impl GrammarCompiler {
         *factory.limits_mut() = ParserLimits {
             initial_lexer_fuel: limits.build_fuel,
             step_lexer_fuel: limits.step_fuel,
+            max_items_in_row: limits.alternatives,
+            step_max_items: limits.step_alternatives,
             max_lexer_states: limits.states,
             max_grammar_size: limits.symbols,
             verbose_errors: false,
@@ -173,7 +181,7 @@ impl GrammarCompiler {
         let parser = quietly(|| self.factory.create_parser(source)).map_err(refused)?;
         let mut matcher = Matcher::new(Ok(parser));
         // The first mask builds the lexer's first states: a grammar that cannot give one is refused here.
-        matcher.compute_mask().map_err(|error| refused(first_line(&error.to_string())))?;
+        matcher.compute_mask().map_err(|error| refused(one_line(&error.to_string())))?;
         Ok(CompiledGrammar { matcher: Arc::new(Mutex::new(matcher)) })
     }
 }
@@ -234,7 +242,7 @@ impl Constraint for MatcherConstraint {
 }
 
 fn failed(error: impl fmt::Display) -> ConstraintError {
-    ConstraintError(first_line(&error.to_string()))
+    ConstraintError(one_line(&error.to_string()))
 }
 
 impl Grammar {
@@ -331,11 +339,21 @@ fn count<'a>(root: &'a Value, at: &'a Value, combined: bool, open: &mut Vec<&'a 
 /// Runs library code whose panics on odd input are errors to us.
 fn quietly<T>(run: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
     llguidance::panic_utils::catch_unwind(std::panic::AssertUnwindSafe(run))
-        .map_err(|error| first_line(&format!("{error:#}")))
+        .map_err(|error| one_line(&format!("{error:#}")))
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// A library's message on one line of bounded length. Its backtraces are left out.
+fn one_line(text: &str) -> String {
+    const MOST: usize = 300;
+    if text.starts_with("NoExtension") {
+        return "it allows no output".to_owned();
+    }
+    let text = text.split("<backtrace>").next().unwrap_or_default().replace("<non-verbose/>", "");
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
 }
 
 #[cfg(test)]
@@ -471,6 +489,84 @@ mod tests {
         assert!(refused(Grammar::Lark("a".repeat(300 << 10))).contains("at most 262144"));
         assert!(refused(Grammar::JsonSchema(json!({"type": "no such type"}))).contains("JSON schema"));
         assert!(refused(Grammar::Choice(vec![])).contains("at least one"));
+    }
+
+    /// Each is either refused or usable; none may take the process with it. The limits are what ends them, and
+    /// `--nocapture` shows how soon.
+    #[test]
+    fn hostile_grammars_end() {
+        let compiler = compiler();
+        let wide: Vec<Value> =
+            (0..3000).map(|i| json!(format!("choice number {i} of a long list"))).collect();
+        let properties: serde_json::Map<String, Value> =
+            (0..1000).map(|i| (format!("p{i}"), json!({"type": "integer", "minimum": i}))).collect();
+        let nested =
+            (0..100).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
+        let any_of = |depth: usize| {
+            (0..depth).fold(json!({"type": "string"}), |inner, i| {
+                json!({"anyOf": [{"type": "object", "properties": {(format!("a{i}")): inner.clone()}},
+                                 {"type": "object", "properties": {(format!("b{i}")): inner}}]})
+            })
+        };
+        let all_of = |n: usize| {
+            let part = |i| {
+                json!({"anyOf": [{"properties": {(format!("x{i}")): {"type": "string"}}},
+                                            {"properties": {(format!("y{i}")): {"type": "integer"}}}]})
+            };
+            json!({"type": "object", "allOf": (0..n).map(part).collect::<Vec<_>>()})
+        };
+        let hostile = [
+            ("repetitions", Grammar::Regex("((((a{0,1000}){0,1000}){0,1000}){0,1000})".into())),
+            ("a late decision", Grammar::Regex("[ab]*a[ab]{400}c".into())),
+            ("alternatives", Grammar::Regex(format!("({})*", "(a|aa|aaa|b?)".repeat(300)))),
+            ("unicode classes", Grammar::Regex(r"(\p{L}\p{N}){1,500}\p{Greek}+".into())),
+            ("an ambiguous grammar", Grammar::Lark("start: s\ns: s s | \"a\" | ".into())),
+            ("a pattern", Grammar::JsonSchema(json!({"type": "string", "pattern": "^(([a-z]+)+)+$(?=x)"}))),
+            ("a long string", Grammar::JsonSchema(json!({"type": "string", "minLength": 1_000_000_000u64}))),
+            ("a bounded string", Grammar::JsonSchema(json!({"type": "string", "maxLength": 50_000}))),
+            (
+                "many items",
+                Grammar::JsonSchema(json!({"type": "array", "items": {}, "minItems": 1_000_000u64})),
+            ),
+            ("a wide enum", Grammar::JsonSchema(json!({"enum": wide}))),
+            ("many properties", Grammar::JsonSchema(json!({"type": "object", "properties": properties}))),
+            ("deep arrays", Grammar::JsonSchema(nested)),
+            ("doubling alternatives", Grammar::JsonSchema(any_of(12))),
+            ("a product of alternatives", Grammar::JsonSchema(all_of(24))),
+            ("a loop", Grammar::JsonSchema(json!({"$ref": "#"}))),
+            ("a loop under allOf", Grammar::JsonSchema(json!({"allOf": [{"$ref": "#"}], "type": "object"}))),
+            ("a far reference", Grammar::JsonSchema(json!({"$ref": "https://example.com/schema"}))),
+            (
+                "multiples",
+                Grammar::JsonSchema(json!({"type": "integer", "multipleOf": 999_983, "minimum": 1})),
+            ),
+        ];
+        for (name, grammar) in hostile {
+            let start = std::time::Instant::now();
+            let compiled = compiler.compile(&grammar);
+            let built = start.elapsed();
+            let outcome = match compiled {
+                Err(error) => error.to_string(),
+                Ok(grammar) => {
+                    let mut constraint = grammar.start();
+                    let (mut steps, mut ended) = (0, String::new());
+                    while steps < 5 && !constraint.is_complete() {
+                        let mut logits = vec![0.0; 4096];
+                        let id = crate::sampling::math::argmax;
+                        let step = constraint
+                            .mask(&mut logits)
+                            .and_then(|()| id(&logits).map_or(Ok(()), |id| constraint.accept(id as u32)));
+                        if let Err(error) = step {
+                            ended = error.to_string();
+                            break;
+                        }
+                        steps += 1;
+                    }
+                    format!("{steps} tokens {ended}")
+                }
+            };
+            println!("{name}: built in {built:.1?}, {:.1?} in all: {outcome:.200}", start.elapsed());
+        }
     }
 
     #[test]
