@@ -9,7 +9,8 @@ use serde::Serialize;
 use sluice_kernels::cpu::segments;
 
 use crate::model::chat::ChatTemplates;
-use crate::model::files::ModelFiles;
+use crate::model::checkpoint::CheckpointError;
+use crate::model::generation::GenerationDefaults;
 use crate::model::spec::{ModelSpec, NetworkSpec, QkNorm};
 use crate::model::tensor::{BlockTensor, TensorId};
 use crate::model::tokenizer::Tokenizer;
@@ -34,10 +35,12 @@ pub struct Inspection {
     pub memory: Memory,
     /// The tensors.
     pub tensors: Tensors,
-    /// `tokenizer.json`: its number of tokens, or what is wrong with it.
-    pub tokenizer: Result<usize, String>,
-    /// Whether there is a chat template, or what is wrong with it.
-    pub chat_template: Result<bool, String>,
+    /// Tokens of `tokenizer.json`, if it can be read.
+    pub tokens: Option<usize>,
+    /// Whether there is a chat template.
+    pub chat_template: bool,
+    /// What is wrong with other files than the weights, in words.
+    pub problems: Vec<String>,
 }
 
 /// The shape of a model.
@@ -104,8 +107,10 @@ pub struct Memory {
 pub struct Tensors {
     /// Those that are there and fit.
     pub found: usize,
-    /// What is missing or does not fit, in words.
-    pub problems: Vec<String>,
+    /// Those that are missing, in words.
+    pub missing: Vec<String>,
+    /// Those with a shape or dtype that cannot be used, in words.
+    pub wrong: Vec<String>,
     /// Those that the model has no use for.
     pub unexpected: Vec<String>,
 }
@@ -116,9 +121,23 @@ pub struct Tensors {
 /// The configuration cannot be understood, or there are no weights. Tensors and a tokenizer that are missing or broken
 /// are part of the result.
 pub fn inspect(directory: Option<&Path>) -> Result<Inspection, ModelError> {
-    let (files, _, architecture, spec) = describe(directory, ModelOptions::default())?;
+    let (files, config, architecture, spec) = describe(directory, ModelOptions::default())?;
     let weights = Weights::open(&files, architecture, Arc::clone(&spec))?;
     let inventory = weights.inventory();
+    let (missing, wrong): (Vec<_>, Vec<_>) = inventory
+        .problems
+        .iter()
+        .partition(|problem| matches!(problem, CheckpointError::MissingTensor { .. }));
+    let words = |problems: Vec<&CheckpointError>| problems.into_iter().map(ToString::to_string).collect();
+
+    let mut problems = Vec::new();
+    let tokenizer = Tokenizer::open(&files).map_err(|error| problems.push(error.to_string())).ok();
+    let chat = ChatTemplates::open(&files).map_err(|error| problems.push(error.to_string())).ok().flatten();
+    if let Some(tokenizer) = &tokenizer
+        && let Err(error) = GenerationDefaults::open(&files, &config, tokenizer)
+    {
+        problems.push(error.to_string());
+    }
     Ok(Inspection {
         name: files.name(),
         architecture: architecture.class().to_owned(),
@@ -127,18 +146,14 @@ pub fn inspect(directory: Option<&Path>) -> Result<Inspection, ModelError> {
         memory: memory(&spec, &weights, &inventory.found),
         tensors: Tensors {
             found: inventory.found.len(),
-            problems: inventory.problems.iter().map(ToString::to_string).collect(),
+            missing: words(missing),
+            wrong: words(wrong),
             unexpected: inventory.unexpected,
         },
-        tokenizer: tokenizer(&files),
-        chat_template: ChatTemplates::open(&files)
-            .map(|chat| chat.is_some())
-            .map_err(|error| error.to_string()),
+        tokens: tokenizer.map(|tokenizer| tokenizer.size()),
+        chat_template: chat.is_some(),
+        problems,
     })
-}
-
-fn tokenizer(files: &ModelFiles) -> Result<usize, String> {
-    Tokenizer::open(files).map(|tokenizer| tokenizer.size()).map_err(|error| error.to_string())
 }
 
 fn shape(spec: &ModelSpec) -> Shape {
@@ -259,13 +274,13 @@ impl Inspection {
     /// Whether the model can be served.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.tensors.problems.is_empty() && self.tokenizer.is_ok() && self.chat_template.is_ok()
+        self.tensors.missing.is_empty() && self.tensors.wrong.is_empty() && self.problems.is_empty()
     }
 }
 
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { shape, parameters, memory, tensors, .. } = self;
+        let Self { shape, parameters, memory, .. } = self;
         let mut line = |name: &str, text: fmt::Arguments<'_>| writeln!(f, "{name:<16}{text}");
         line("model", format_args!("{} ({})", self.name, self.architecture))?;
         let [heads, kv_heads, head_dim] = shape.heads;
@@ -309,34 +324,25 @@ impl fmt::Display for Inspection {
             let slots = memory.slots * slices;
             line(
                 "slot",
-                format_args!("{} with {slices} slices ({slots} slots hold each expert once)", scaled(*bytes)),
+                format_args!("{} with experts in {slices} slice(s); {slots} hold each once", scaled(*bytes)),
             )?;
         }
         line("attention rank", format_args!("{}", scaled(memory.attention_rank)))?;
         for (width, bytes) in &memory.kv_per_token {
             line("KV cache", format_args!("{} a token at {width} bytes a number", scaled(*bytes)))?;
         }
-        let text = |result: &Result<String, String>| result.clone().unwrap_or_else(|error| error);
-        line(
-            "tokenizer",
-            format_args!("{}", text(&self.tokenizer.clone().map(|size| format!("{size} tokens")))),
-        )?;
-        let chat = self.chat_template.clone().map(|there| if there { "yes" } else { "none" }.to_owned());
-        line("chat template", format_args!("{}", text(&chat)))?;
-        line(
-            "tensors",
-            format_args!(
-                "{} found, {} missing or wrong, {} unexpected",
-                tensors.found,
-                tensors.problems.len(),
-                tensors.unexpected.len()
-            ),
-        )?;
-        for problem in &tensors.problems {
-            line("  problem", format_args!("{problem}"))?;
-        }
-        for name in &tensors.unexpected {
+        let tokens =
+            self.tokens.map_or("none that can be read".to_owned(), |tokens| format!("{tokens} tokens"));
+        line("tokenizer", format_args!("{tokens}"))?;
+        line("chat template", format_args!("{}", if self.chat_template { "yes" } else { "none" }))?;
+        let Tensors { found, missing, wrong, unexpected } = &self.tensors;
+        let (lost, bad, more) = (missing.len(), wrong.len(), unexpected.len());
+        line("tensors", format_args!("{found} found, {lost} missing, {bad} wrong, {more} unexpected"))?;
+        for name in unexpected {
             line("  unexpected", format_args!("{name}"))?;
+        }
+        for problem in missing.iter().chain(wrong).chain(&self.problems) {
+            line("  problem", format_args!("{problem}"))?;
         }
         Ok(())
     }
@@ -382,11 +388,11 @@ mod tests {
         assert_eq!(tiny.memory.slots, 48);
         assert_eq!(tiny.memory.attention_rank + 48 * 393_216, 2 * 12_532_992);
         assert_eq!(tiny.memory.kv_per_token[&4], 6 * 2 * 64 * 4);
-        assert_eq!(tiny.tokenizer, Ok(4096));
+        assert_eq!((tiny.tokens, tiny.chat_template), (Some(4096), true));
         assert!(tiny.is_complete());
         let text = tiny.to_string();
         assert!(text.contains("12,532,992, 5,455,104 active"), "{text}");
-        assert!(text.contains("384.0 KiB with 1 slices"), "{text}");
+        assert!(text.contains("384.0 KiB with experts in 1 slice(s); 48 hold"), "{text}");
         serde_json::to_string(&tiny).unwrap();
     }
 
@@ -429,9 +435,10 @@ mod tests {
         std::fs::write(&config, more).unwrap();
         let inspection = inspect(Some(model.path())).unwrap();
         assert!(!inspection.is_complete());
-        assert!(inspection.tokenizer.as_ref().unwrap_err().contains("tokenizer.json"));
-        let problems = &inspection.tensors.problems;
-        assert!(problems.iter().any(|problem| problem.contains("input_layernorm")), "{problems:?}");
+        assert!(inspection.tokens.is_none() && inspection.problems[0].contains("tokenizer.json"));
+        let missing = &inspection.tensors.missing;
+        assert!(missing.iter().any(|tensor| tensor.contains("input_layernorm")), "{missing:?}");
+        assert!(inspection.tensors.wrong.is_empty());
         assert!(inspection.to_string().contains("problem"));
     }
 

@@ -10,8 +10,8 @@ use super::super::spec::{
 /// Beyond these a configuration is broken rather than large. They keep every later product within 64 bits, and
 /// nothing is allocated from a number that was not checked.
 mod limits {
-    pub const BLOCKS: usize = 4096;
-    pub const EXPERTS: usize = 1 << 16;
+    pub const BLOCKS: usize = 1024;
+    pub const EXPERTS: usize = 2048;
     pub const LENGTH: usize = 1 << 24;
     pub const POSITIONS: usize = 1 << 30;
 }

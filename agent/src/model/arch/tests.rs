@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::spec::{FeedForward, ModelSpec, QkNorm, Score};
@@ -194,4 +195,123 @@ fn a_longest_sequence_of_ones_own() {
     let architecture = of(&config).unwrap();
     assert_eq!(architecture.spec(&config, None).unwrap().max_positions, 4096);
     assert_eq!(architecture.spec(&config, Some(512)).unwrap().max_positions, 512);
+}
+
+const KEYS: &[&str] = &[
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_size",
+    "head_dim",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "hidden_act",
+    "vocab_size",
+    "num_hidden_layers",
+    "tie_word_embeddings",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "norm_topk_prob",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "attention_bias",
+    "qkv_bias",
+    "clip_qkv",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "dtype",
+    "quantization_config",
+    "model_type",
+    "architectures",
+];
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0u64..70).prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "linear",
+            "dynamic",
+            "yarn",
+            "llama3",
+            "longrope",
+            "silu",
+            "sliding_attention",
+            "x"
+        ])
+        .prop_map(Value::from),
+    ];
+    let key = prop::sample::select(vec![
+        "rope_type",
+        "factor",
+        "rope_theta",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+        "long_factor",
+        "short_factor",
+        "beta_fast",
+        "beta_slow",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
+        "truncate",
+        "full_attention",
+        "sliding_attention",
+        "quant_method",
+    ]);
+    leaf.prop_recursive(2, 12, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..6).prop_map(|entries| {
+                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    /// Whatever stands in a configuration: an error that says where, or a model whose numbers hold together.
+    #[test]
+    fn no_configuration_panics(
+        class_name in prop::sample::select(ALL.iter().map(|a| a.class()).collect::<Vec<_>>()),
+        changes in prop::collection::vec((prop::sample::select(KEYS), any_value()), 0..6),
+    ) {
+        let mut config = class(class_name);
+        for (key, value) in changes {
+            config[key] = value;
+        }
+        match read(&config) {
+            Err(error) => prop_assert!(error.to_string().starts_with("config.json: ")),
+            Ok(spec) => {
+                prop_assert!(!spec.blocks.is_empty() && spec.hidden > 0 && spec.vocab > 0 && spec.max_positions > 0);
+                for block in &spec.blocks {
+                    let attention = &block.attention;
+                    prop_assert_eq!(attention.rope.inv_freq.len() * 2, attention.head_dim);
+                    prop_assert!(attention.rope.inv_freq.iter().all(|frequency| frequency.is_finite()));
+                    prop_assert!(attention.heads.is_multiple_of(attention.kv_heads));
+                    prop_assert!(attention.sliding_window != Some(0));
+                    if let Some(moe) = block.feed_forward.moe() {
+                        prop_assert!((1..=moe.experts).contains(&moe.top_k));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -209,3 +209,19 @@ fn marks_for_training_are_without_effect() {
         assert_eq!(without_generation_marks(marked), plain);
     }
 }
+
+#[test]
+fn a_clients_variables_do_not_replace_the_conversation() {
+    let templates = template(
+        "{{ messages | length }}{{ tools is none }}{{ add_generation_prompt }}{{ bos_token }}{{ x }}",
+    );
+    let variables =
+        json!({"messages": [], "tools": [1], "add_generation_prompt": false, "bos_token": "<b>", "x": "y"});
+    let rendered = templates.render(&Conversation {
+        messages: &[user("x")],
+        add_generation_prompt: true,
+        variables: variables.as_object(),
+        ..Conversation::default()
+    });
+    assert_eq!(rendered.unwrap(), "1TrueTrue<b>y");
+}

@@ -86,22 +86,23 @@ impl Checkpoint {
     /// # Errors
     /// No weights, or files that do not hold what their headers and the index say.
     pub fn open(files: &ModelFiles) -> Result<Self, CheckpointError> {
-        if let Some(bytes) = files.read(INDEX)? {
-            return Self::open_sharded(files, &bytes);
+        // The single file first, as transformers.
+        if let Some(data) = files.open(SINGLE)? {
+            let path = files.path(SINGLE);
+            let tensors = header::read(&path, &data)?
+                .into_iter()
+                .map(|(name, entry)| (name, Location { shard: 0, entry }))
+                .collect();
+            return Ok(Self { shards: vec![Shard { path, data }], tensors, unlisted: Vec::new() });
         }
-        let Some(data) = files.open(SINGLE)? else {
-            return Err(CheckpointError::NoWeights {
+        match files.read(INDEX)? {
+            Some(bytes) => Self::open_sharded(files, &bytes),
+            None => Err(CheckpointError::NoWeights {
                 single: files.path(SINGLE),
                 index: files.path(INDEX),
                 hint: other_format(files)?,
-            });
-        };
-        let path = files.path(SINGLE);
-        let tensors = header::read(&path, &data)?
-            .into_iter()
-            .map(|(name, entry)| (name, Location { shard: 0, entry }))
-            .collect();
-        Ok(Self { shards: vec![Shard { path, data }], tensors, unlisted: Vec::new() })
+            }),
+        }
     }
 
     fn open_sharded(files: &ModelFiles, index: &[u8]) -> Result<Self, CheckpointError> {

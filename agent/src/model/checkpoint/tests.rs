@@ -64,6 +64,16 @@ fn no_weights_at_all() {
 }
 
 #[test]
+fn a_single_file_goes_before_an_index() {
+    let directory = testing::copy(&testing::fixture("mixtral-sharded"));
+    let shards = open(directory.path()).unwrap().paths().count();
+    assert!(shards > 1);
+    fs::write(directory.path().join(SINGLE), small_file()).unwrap();
+    let single = open(directory.path()).unwrap();
+    assert_eq!((single.paths().count(), single.names().count()), (1, 2));
+}
+
+#[test]
 fn a_truncated_file() {
     let directory = testing::copy(&testing::fixture("mixtral-f32"));
     let path = directory.path().join(SINGLE);
