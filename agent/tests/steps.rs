@@ -123,6 +123,14 @@ fn calibration_measures_and_changes_nothing() {
 }
 
 #[test]
+fn calibration_needs_no_loaded_unit() {
+    let mut driver = driver();
+    (0..48).for_each(|slot| driver.backend.free_slot(slot));
+    let costs = driver.backend.calibrate();
+    assert!(!costs.unit.is_empty() && costs.unit.at(1.0) > 0.0);
+}
+
+#[test]
 fn structured_output_ends_where_its_grammar_does() {
     let path = driver::tiny_moe().join("tokenizer.json");
     let tokenizer = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

@@ -165,6 +165,8 @@ impl SkewedRouting {
                 at += 1;
             }
             experts.push(order.experts[at]);
+            // No interval is longer than 1 but for rounding, so the next point lies beyond it.
+            at = (at + 1).min(order.ends.len() - 1);
         }
     }
 }

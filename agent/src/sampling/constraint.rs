@@ -219,7 +219,8 @@ impl fmt::Debug for MatcherConstraint {
 impl Constraint for MatcherConstraint {
     fn mask(&mut self, logits: &mut [f32]) -> Result<(), ConstraintError> {
         let allowed = self.matcher.compute_mask().map_err(failed)?;
-        for (word, logits) in allowed.as_slice().iter().zip(logits.chunks_mut(32)) {
+        let words = allowed.as_slice().iter().chain(std::iter::repeat(&0));
+        for (word, logits) in words.zip(logits.chunks_mut(32)) {
             if *word == u32::MAX {
                 continue;
             }

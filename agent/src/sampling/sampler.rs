@@ -133,7 +133,8 @@ impl Sampler {
             return Err(Sample::Abort);
         }
         if let Some(allowed) = &self.params.allowed_ids {
-            let kept: Vec<(u32, f32)> = allowed.iter().map(|&id| (id, logits[id as usize])).collect();
+            let kept = allowed.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?)));
+            let kept: Vec<(u32, f32)> = kept.collect();
             logits.fill(f32::NEG_INFINITY);
             kept.into_iter().for_each(|(id, logit)| logits[id as usize] = logit);
         }
