@@ -10,6 +10,7 @@
 #![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -56,7 +57,10 @@ fn main() {
             "limit"
         );
         for (out, inner) in [(256, 256), (2048, 768), (768, 2048), (4096, 4096), (4096, 14336)] {
-            for rows in [1, 8, 32, 128] {
+            for rows in [1, 8, 32, 128, 512] {
+                if rows * out * inner > 128 * 4096 * 14336 {
+                    continue;
+                }
                 for (t, l) in threads.iter().zip(&limits) {
                     matmul(out, inner, rows, *t, l);
                 }
@@ -369,15 +373,19 @@ fn their<T: 'static>(
 }
 
 fn pool(threads: &[usize]) {
-    println!("\npool: us per job of as many empty tasks as threads");
+    println!("\npool: us per job in which every thread waits until all have come");
     for t in threads {
         for spin in [Duration::from_millis(1), Duration::ZERO] {
             let mut pool = Pool::new(*t, spin).unwrap();
             let times = race(&mut [(
-                "empty",
+                "all",
                 Box::new(|| {
-                    pool.each(*t, &|i| {
-                        black_box(i);
+                    let here = AtomicUsize::new(0);
+                    pool.each(*t, &|_| {
+                        here.fetch_add(1, Ordering::Relaxed);
+                        while here.load(Ordering::Relaxed) < *t {
+                            std::hint::spin_loop();
+                        }
                     });
                 }),
             )]);

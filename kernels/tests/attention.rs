@@ -5,10 +5,12 @@
 
 mod common;
 
-use common::{Random, assert_close, bits, contexts, name};
+use common::{Random, assert_close, bits, chain, contexts, name};
 use proptest::prelude::*;
 use sluice_kernels::Error;
-use sluice_kernels::cpu::{Attention, Cpu, Io, KvCache, KvColumns, KvSegment, KvShape, PAGE, Rows, Slab};
+use sluice_kernels::cpu::{
+    Attention, Cpu, Io, KvCache, KvColumns, KvSegment, KvShape, PAGE, Rows, Slab, exp,
+};
 use sluice_kernels::reference;
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,59 @@ impl Sequence {
         out
     }
 
+    /// One query, one scalar at a time, by the crate's numerics contract.
+    fn stated(&self, position: usize, head: usize) -> Vec<f32> {
+        let d = self.case.head_dim;
+        let kv_head = head / self.case.group;
+        let first = self.case.window.map_or(0, |w| (position + 1).saturating_sub(w as usize));
+        let q = &self.qkv.row(position)[head * d..][..d];
+        let key = |p: usize| &self.qkv.row(p)[self.columns.key + kv_head * d..][..d];
+        let value = |p: usize| &self.qkv.row(p)[self.columns.value + kv_head * d..][..d];
+        let mut total: Option<(f32, f32, Vec<f32>)> = None;
+        for chunk in first / 512..=position / 512 {
+            let (mut max, mut lanes, mut o) = (f32::NEG_INFINITY, [0f32; 16], vec![0f32; d]);
+            for block in chunk * 8..chunk * 8 + 8 {
+                let seen = first.max(block * 64)..(position + 1).min(block * 64 + 64);
+                if seen.is_empty() {
+                    continue;
+                }
+                let scores: Vec<f32> =
+                    seen.clone().map(|p| chain(q, key(p)) * self.attention.scale).collect();
+                let new = scores.iter().copied().fold(max, f32::max);
+                let alpha = exp(max - new);
+                lanes = lanes.map(|l| l * alpha);
+                o.iter_mut().for_each(|o| *o *= alpha);
+                for (p, score) in seen.zip(scores) {
+                    let weight = exp(score - new);
+                    lanes[p % 16] += weight;
+                    for (o, v) in o.iter_mut().zip(value(p)) {
+                        *o = weight.mul_add(*v, *o);
+                    }
+                }
+                max = new;
+            }
+            let mut half = 8;
+            while half > 0 {
+                for l in 0..half {
+                    lanes[l] += lanes[l + half];
+                }
+                half /= 2;
+            }
+            total = Some(match total {
+                None => (max, lanes[0], o),
+                Some((old, sum, values)) => {
+                    let top = old.max(max);
+                    let (a, b) = (exp(old - top), exp(max - top));
+                    let o = values.iter().zip(&o).map(|(old, new)| new.mul_add(b, old * a)).collect();
+                    (top, lanes[0].mul_add(b, sum * a), o)
+                }
+            });
+        }
+        let (_, sum, o) = total.unwrap();
+        let inverse = 1.0 / sum;
+        o.iter().map(|o| o * inverse).collect()
+    }
+
     fn twin(&self, position: usize, head: usize) -> Vec<f64> {
         let d = self.case.head_dim;
         let kv_head = head / self.case.group;
@@ -109,10 +164,11 @@ proptest! {
         let sequence = Sequence::new(&case);
         let mut random = Random::new(case.seed ^ 1);
         let mut contexts = contexts();
-        let stated = sequence.run(&mut contexts[0], &[case.tokens]);
+        let whole = sequence.run(&mut contexts[0], &[case.tokens]);
         for position in (0..case.tokens).step_by(case.tokens.div_ceil(8)) {
             for head in 0..sequence.attention.heads {
-                let found = &stated.row(position)[head * case.head_dim..][..case.head_dim];
+                let found = &whole.row(position)[head * case.head_dim..][..case.head_dim];
+                prop_assert_eq!(bits(found), bits(&sequence.stated(position, head)), "position {}", position);
                 // Values are within 1: the error of scores (below head_dim) dominates.
                 let error = f64::from(f32::EPSILON) * (case.head_dim as f64).sqrt() * 8.0;
                 assert_close(found, &sequence.twin(position, head), 1.0, error, "attention");
@@ -129,7 +185,7 @@ proptest! {
             let other = sequence.run(cpu, &steps);
             for position in 0..case.tokens {
                 prop_assert_eq!(
-                    bits(other.row(position)), bits(stated.row(position)), "position {} with {}", position, name(cpu)
+                    bits(other.row(position)), bits(whole.row(position)), "position {} with {}", position, name(cpu)
                 );
             }
         }

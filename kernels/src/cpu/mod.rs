@@ -20,6 +20,9 @@ mod simd;
 mod slab;
 mod tile;
 
+/// Names the bits that these kernels compute; part of a worker's numerics id. It changes whenever a result may.
+pub const KERNEL_SET: &str = "cpu-1";
+
 pub use attention::Attention;
 pub use context::Cpu;
 pub use dtype::Dtype;
@@ -27,7 +30,7 @@ pub use experts::{Expert, ExpertIo, ExpertRow, SliceIo, segments};
 pub use head::LogNormaliser;
 pub use isa::Isa;
 pub use kv::{KvCache, KvColumns, KvSegment, KvShape, MAX_HEAD_DIM, PAGE};
-pub use math::silu1 as silu;
+pub use math::{exp1 as exp, silu1 as silu};
 pub use matmul::Epilogue;
 pub use packed::{PackedMatrix, Source};
 pub use pool::Pool;
