@@ -287,7 +287,7 @@ impl fmt::Display for Inspection {
         line(
             "blocks",
             format_args!(
-                "{}, {} of them dense; hidden {}, {heads} heads of {head_dim} over {kv_heads}",
+                "{}, {} of them dense; hidden {}, {heads} query and {kv_heads} key heads of {head_dim}",
                 shape.blocks, shape.dense_blocks, shape.hidden
             ),
         )?;
@@ -321,10 +321,11 @@ impl fmt::Display for Inspection {
             line("weights", format_args!("{} in {dtype}", scaled(*bytes)))?;
         }
         for (slices, bytes) in &memory.slot {
-            let slots = memory.slots * slices;
+            let (slots, plural) = (memory.slots * slices, if *slices == 1 { "" } else { "s" });
+            let size = scaled(*bytes);
             line(
                 "slot",
-                format_args!("{} with experts in {slices} slice(s); {slots} hold each once", scaled(*bytes)),
+                format_args!("{size} with experts in {slices} slice{plural}; {slots} hold each once"),
             )?;
         }
         line("attention rank", format_args!("{}", scaled(memory.attention_rank)))?;
@@ -392,7 +393,7 @@ mod tests {
         assert!(tiny.is_complete());
         let text = tiny.to_string();
         assert!(text.contains("12,532,992, 5,455,104 active"), "{text}");
-        assert!(text.contains("384.0 KiB with experts in 1 slice(s); 48 hold"), "{text}");
+        assert!(text.contains("384.0 KiB with experts in 1 slice; 48 hold"), "{text}");
         serde_json::to_string(&tiny).unwrap();
     }
 
