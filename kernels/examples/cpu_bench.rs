@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sluice_kernels::cpu::{
     Attention, Cpu, Dtype, Epilogue, Expert, ExpertIo, ExpertRow, Io, Isa, KvCache, KvColumns, KvSegment,
-    KvShape, Norm, PackedMatrix, Pool, Rows, Slab, Source,
+    KvShape, Merge, Norm, PackedMatrix, Pool, Routed, Router, Rows, Score, Slab, Source,
 };
 
 const ROUNDS: usize = 21;
@@ -535,6 +535,39 @@ fn row_ops() {
             race(&mut [("norm", Box::new(|| cpu.rmsnorm(Io::across(&x, all, &mut y, all), norm).unwrap()))]);
         println!("rmsnorm {rows} x {cols}: {:.2}", times[0] * 1e6);
     }
+    for (experts, top_k) in [(8, 2), (128, 8)] {
+        let logits = Slab::from_rows(experts, &random(32 * experts)).unwrap();
+        let router =
+            Router { score: Score::Softmax, selection_bias: None, top_k, renormalise: true, scale: 1.0 };
+        let mut routed = Routed::default();
+        let times = race(&mut [(
+            "route",
+            Box::new(|| cpu.route(&logits, Rows::first(32), router, &mut routed).unwrap()),
+        )]);
+        println!("router 32 rows, {experts} experts, top {top_k}: {:.2}", times[0] * 1e6);
+    }
+    for (cols, top_k) in [(256, 2), (2048, 8)] {
+        let outputs = Slab::from_rows(cols, &random(32 * top_k * cols)).unwrap();
+        let mut residual = Slab::new(32, cols);
+        let parts: Vec<u32> = (0..(32 * top_k) as u32).collect();
+        let weights = random(top_k);
+        let tokens: Vec<Merge<'_>> = (0..32)
+            .map(|t| Merge { row: t as u32, weights: &weights, parts: &parts[t * top_k..][..top_k] })
+            .collect();
+        let times =
+            race(&mut [("merge", Box::new(|| cpu.merge_topk(&outputs, &mut residual, 1, &tokens).unwrap()))]);
+        println!("merge 32 tokens x {top_k} outputs of {cols}: {:.2}", times[0] * 1e6);
+    }
+    let mut cache = KvCache::new(KvShape { blocks: 1, pages: 16, heads: 8, head_dim: 128 }).unwrap();
+    let src = Slab::from_rows(2048, &random(256 * 2048)).unwrap();
+    let pages: Vec<u32> = (0..16).collect();
+    let segment = [KvSegment { len: 256, first_position: 0, pages: &pages }];
+    let columns = KvColumns { key: 0, value: 1024 };
+    let times = race(&mut [(
+        "append",
+        Box::new(|| cpu.kv_append(&mut cache, 0, &src, Rows::first(256), columns, &segment).unwrap()),
+    )]);
+    println!("kv append of 256 tokens, 8 heads of 128: {:.1}", times[0] * 1e6);
     let logits = random(151_936);
     let times = race(&mut [(
         "argmax",

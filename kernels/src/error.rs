@@ -50,6 +50,14 @@ pub enum Error {
         /// What is not supported, and what is.
         what: String,
     },
+    /// The memory for weights or a cache could not be had.
+    #[error(
+        "cannot allocate {bytes} bytes: hold fewer units or pages on this worker, or give it more memory"
+    )]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// The compute threads could not be started.
     #[error("cannot start a compute thread: {reason}")]
     Thread {

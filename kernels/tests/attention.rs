@@ -272,4 +272,6 @@ fn wrong_pages_are_errors() {
     assert!(matches!(run(20, 0, &[0, 99]), Err(Error::Range { index: 99, .. })));
     let shape = KvShape { head_dim: 257, ..s.shape };
     assert!(KvCache::new(shape).is_err());
+    let shape = KvShape { pages: 1 << 45, ..s.shape };
+    assert!(matches!(KvCache::new(shape), Err(Error::Memory { .. })));
 }

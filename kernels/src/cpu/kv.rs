@@ -79,7 +79,7 @@ impl KvCache {
                 what: format!("a KV cache of {shape:?} exceeds the address space"),
             });
         };
-        Ok(Self { data: Aligned::zeroed(len), shape })
+        Ok(Self { data: Aligned::try_zeroed(len)?, shape })
     }
 
     /// The shape.

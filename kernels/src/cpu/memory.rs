@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use crate::Error;
+
 /// Bytes of a cache line, and the alignment of weights and slabs.
 pub(crate) const ALIGN: usize = 64;
 /// Buffers from this size on are aligned to a large page, so that the kernel can back them with large pages.
@@ -41,19 +43,23 @@ unsafe impl<T: Plain> Send for Aligned<T> {}
 unsafe impl<T: Plain> Sync for Aligned<T> {}
 
 impl<T: Plain> Aligned<T> {
+    /// A buffer of zeros; aborts, as a vector does, if there is no memory.
     pub(crate) fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).unwrap_or_else(|_| handle_alloc_error(Layout::new::<T>()))
+    }
+
+    /// A buffer of zeros, for sizes that a configuration or a checkpoint decides.
+    pub(crate) fn try_zeroed(len: usize) -> Result<Self, Error> {
         let bytes = len.saturating_mul(size_of::<T>()).max(1);
         let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { ALIGN };
-        let Ok(layout) = Layout::from_size_align(bytes, align) else {
-            handle_alloc_error(Layout::new::<T>());
-        };
+        let layout = Layout::from_size_align(bytes, align).map_err(|_| Error::Memory { bytes })?;
         // SAFETY: the layout is not empty.
         let raw = unsafe { alloc(layout) };
-        let Some(ptr) = NonNull::new(raw.cast::<T>()) else { handle_alloc_error(layout) };
+        let ptr = NonNull::new(raw.cast::<T>()).ok_or(Error::Memory { bytes })?;
         advise_large_pages(raw, &layout);
         // SAFETY: the memory was allocated with this size.
         unsafe { raw.write_bytes(0, layout.size()) };
-        Self { ptr, len, layout, marker: PhantomData }
+        Ok(Self { ptr, len, layout, marker: PhantomData })
     }
 
     pub(crate) fn as_ptr(&self) -> *const T {

@@ -103,7 +103,7 @@ impl PackedMatrix {
                 found: rows,
             });
         };
-        let mut data = Aligned::zeroed(size);
+        let mut data = Aligned::try_zeroed(size)?;
         let sources: Vec<&[u8]> =
             pieces.iter().flat_map(|p| (0..p.rows.len()).map(|row| p.row(row))).collect();
         match dtype {

@@ -49,7 +49,7 @@ impl Table {
     pub fn new(dtype: Dtype, rows: usize, cols: usize, bytes: &[u8]) -> Result<Self, Error> {
         let len = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
         same("bytes of a table", len.unwrap_or(usize::MAX), bytes.len())?;
-        let mut data = Aligned::zeroed(bytes.len());
+        let mut data = Aligned::try_zeroed(bytes.len())?;
         data.copy_from_slice(bytes);
         if cfg!(target_endian = "big") {
             data.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
