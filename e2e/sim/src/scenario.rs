@@ -99,6 +99,8 @@ pub struct Fixed {
     pub waves: Option<u8>,
     /// Landing rows of a rank at a host.
     pub ring: Option<u64>,
+    /// Row budget of an expert step.
+    pub rows: Option<u32>,
     /// Sequences at one time, with KV pages for only one of them.
     pub tight: Option<u32>,
     /// Percent of requests that are cancelled, and that the sampler ends early.
@@ -292,6 +294,7 @@ fn workers(
     let rings = if r.chance(40) { r.range(1, 3) } else { r.range(4, 40) };
     let rings = fixed.ring.unwrap_or(rings);
     let max_expert_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, OUTPUTS) } as u32;
+    let max_expert_rows = fixed.rows.unwrap_or(max_expert_rows);
     let max_step_rows = if r.chance(30) { r.range(1, 4) } else { r.range(8, 128) } as u32;
     let tokens = (chunk + sequences + if r.chance(40) { 0 } else { r.range(1, 40) }) as u32;
     let parts = tables.iter().flat_map(|t| &t.replicas).map(|x| x.unit.slice.count(shape.segments)).max();

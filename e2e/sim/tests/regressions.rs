@@ -43,11 +43,25 @@ fn hosts_know_all_waves() {
     hold(Fixed { waves: Some(3), ..Fixed::default() }, 60);
 }
 
-/// A launch without rows, when nobody waited for any of a queue's tokens any more; and rows never freed of a token
-/// that was cancelled when its expert had lost all holders after some slices were asked.
+/// A launch without rows, when nobody waited for any of a queue's tokens any more.
+#[test]
+fn no_step_is_without_rows() {
+    hold(Fixed { hybrid: Some(4), operations: Some(20), ..Fixed::default() }, 400);
+}
+
+/// Rows were never freed of a token that was cancelled when its expert had lost all holders while slices of it waited
+/// for credit.
 #[test]
 fn tokens_are_given_up_while_the_placement_changes() {
-    hold(Fixed { operations: Some(12), cut_short: Some(30), ..Fixed::default() }, 300);
+    let fixed = Fixed { hybrid: Some(3), ring: Some(1), operations: Some(30), ..Fixed::default() };
+    hold(Fixed { cut_short: Some(50), ..fixed }, 400);
+}
+
+/// With a row budget of one, the first class of a unit took every release that another one's oldest token was due.
+#[test]
+fn no_class_starves_another() {
+    let fixed = Fixed { rows: Some(1), policy: Some(Policy::Mtfs), ..Fixed::default() };
+    hold(Fixed { hybrid: Some(2), waves: Some(2), ..fixed }, 200);
 }
 
 /// One landing row for each rank: no deadlock, whatever else is drawn.
