@@ -46,7 +46,7 @@ fn hosts_know_all_waves() {
 /// A launch without rows, when nobody waited for any of a queue's tokens any more.
 #[test]
 fn no_step_is_without_rows() {
-    hold(Fixed { hybrid: Some(4), operations: Some(20), ..Fixed::default() }, 400);
+    hold(Fixed { hybrid: Some(1), operations: Some(80), rows: Some(1), ..Fixed::default() }, 600);
 }
 
 /// Rows were never freed of a token that was cancelled when its expert had lost all holders while slices of it waited
