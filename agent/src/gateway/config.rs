@@ -54,11 +54,11 @@ impl Default for Limits {
 /// How long things may take.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// From the first byte a connection may send to the end of a request's headers.
+    /// From a connection's beginning to its first request's headers.
     pub header: Duration,
     /// From the headers to the end of the body.
     pub body: Duration,
-    /// A connection without a request.
+    /// A connection between two requests.
     pub idle: Duration,
     /// A client that takes nothing of what is written to it.
     pub write: Duration,

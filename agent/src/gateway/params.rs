@@ -139,6 +139,11 @@ impl Fields {
             seed: self.seed.as_ref().map_or_else(|| Ok(draw_seed()), seed)?,
             logprobs,
         };
+        // OpenAI's bound; the sampler itself would go further.
+        if !(0.0..=2.0).contains(&sampling.temperature) {
+            let message = format!("temperature must be from 0 to 2, got {}", sampling.temperature);
+            return Err(ApiError::invalid("temperature", message));
+        }
         sampling.check(model.vocab)?;
         Ok(Params {
             stream: self.stream.unwrap_or(false),
@@ -321,6 +326,7 @@ mod tests {
             (r#"{"n": 100000}"#, "n"),
             (r#"{"temperature": -0.1}"#, "temperature"),
             (r#"{"temperature": 1e39}"#, "temperature"),
+            (r#"{"temperature": 2.1}"#, "temperature"),
             (r#"{"top_p": 0}"#, "top_p"),
             (r#"{"top_k": -2}"#, "top_k"),
             (r#"{"min_p": 2}"#, "min_p"),

@@ -1,12 +1,13 @@
 //! Listeners: accepting within a budget, connections that cannot be held for nothing, and a shutdown that lets what
 //! runs finish.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -110,7 +111,11 @@ pub async fn serve(
 
 fn builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header).max_buf_size(64 << 10);
+    // Idle connections count as reading a header to hyper; the first request's own time is kept by `Connection`.
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.idle + timeouts.header)
+        .max_buf_size(64 << 10);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -199,8 +204,6 @@ impl Connection {
         // A client that takes nothing is let go, and with it what it asked for.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.timeouts.write));
-        let mut stream = Box::pin(stream);
-        let _ = stream.as_mut();
         let activity = Arc::new(Activity::default());
         let service = {
             let (pages, activity) = (self.pages, activity.clone());
@@ -209,18 +212,18 @@ impl Connection {
                 let pages = pages.clone();
                 async move {
                     let response = pages.oneshot(request.map(axum::body::Body::new) as Request).await;
-                    response.map(|response| response.map(|body| Held { body, _busy: busy }))
+                    response.map(|response| response.map(|body| Held::new(body, busy)))
                 }
             })
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
         let mut connection = pin!(watcher.watch(connection));
-        let idle = self.timeouts.idle;
         loop {
             tokio::select! {
                 result = &mut connection => return result,
-                () = sleep(idle) => {
-                    if activity.idle_for() >= idle {
+                () = sleep(activity.next_look(&self.timeouts)) => {
+                    if let Some(why) = activity.over(&self.timeouts) {
+                        tracing::debug!(why, "connection closed");
                         return Ok(());
                     }
                 }
@@ -229,53 +232,101 @@ impl Connection {
     }
 }
 
-/// Whether a connection has a request.
+/// What a connection does with its place.
 struct Activity {
-    busy: AtomicUsize,
     begun: Instant,
-    /// Milliseconds from `begun` to the end of the last answer.
-    last: AtomicUsize,
+    state: Mutex<ActivityState>,
+}
+
+#[derive(Default)]
+struct ActivityState {
+    /// Requests so far.
+    asked: u64,
+    /// Requests without the end of an answer.
+    busy: usize,
+    /// The end of the last answer.
+    last: Duration,
+    /// By request: when more of its answer was last asked for. HTTP/2 lets a client stall one answer alone.
+    taken: BTreeMap<u64, Duration>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { busy: AtomicUsize::new(0), begun: Instant::now(), last: AtomicUsize::new(0) }
+        Self { begun: Instant::now(), state: Mutex::default() }
     }
 }
 
 impl Activity {
-    fn since_begun(&self) -> usize {
-        usize::try_from(self.begun.elapsed().as_millis()).unwrap_or(usize::MAX)
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn idle_for(&self) -> Duration {
-        if self.busy.load(Ordering::Relaxed) > 0 {
-            return Duration::ZERO;
+    fn next_look(&self, timeouts: &Timeouts) -> Duration {
+        if self.state().asked == 0 { timeouts.header } else { timeouts.idle.min(timeouts.write) }
+    }
+
+    /// Why the connection's place should go to another.
+    fn over(&self, timeouts: &Timeouts) -> Option<&'static str> {
+        let now = self.begun.elapsed();
+        let state = self.state();
+        // A healthy client asks for more at every heartbeat.
+        let patience = timeouts.write.max(2 * timeouts.heartbeat);
+        if state.asked == 0 {
+            Some("no request came")
+        } else if state.busy == 0 && now.saturating_sub(state.last) >= timeouts.idle {
+            Some("idle")
+        } else if state.taken.values().any(|taken| now.saturating_sub(*taken) >= patience) {
+            Some("an answer is not taken")
+        } else {
+            None
         }
-        Duration::from_millis(self.since_begun().saturating_sub(self.last.load(Ordering::Relaxed)) as u64)
     }
 }
 
-struct Busy(Arc<Activity>);
+/// A request under way.
+struct Busy {
+    activity: Arc<Activity>,
+    number: u64,
+}
 
 impl Busy {
     fn new(activity: Arc<Activity>) -> Self {
-        activity.busy.fetch_add(1, Ordering::Relaxed);
-        Self(activity)
+        let mut state = activity.state();
+        state.asked += 1;
+        state.busy += 1;
+        let number = state.asked;
+        drop(state);
+        Self { activity, number }
+    }
+
+    /// More of the answer is asked for.
+    fn taken(&self) {
+        let now = self.activity.begun.elapsed();
+        self.activity.state().taken.insert(self.number, now);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.last.store(self.0.since_begun(), Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        let now = self.activity.begun.elapsed();
+        let mut state = self.activity.state();
+        state.busy -= 1;
+        state.last = now;
+        state.taken.remove(&self.number);
     }
 }
 
 /// An answer's body: the connection is busy until it is written.
 struct Held {
     body: axum::body::Body,
-    _busy: Busy,
+    busy: Busy,
+}
+
+impl Held {
+    fn new(body: axum::body::Body, busy: Busy) -> Self {
+        busy.taken();
+        Self { body, busy }
+    }
 }
 
 impl hyper::body::Body for Held {
@@ -286,6 +337,7 @@ impl hyper::body::Body for Held {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        self.busy.taken();
         std::pin::Pin::new(&mut self.body).poll_frame(context)
     }
 

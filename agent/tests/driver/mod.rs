@@ -379,12 +379,7 @@ impl Driver {
                         by_unit.entry(Unit { block: block as u16, expert, slice }).or_default().push(
                             ExpertItem {
                                 src: self.layout.input(token),
-                                dst: self.layout.returned(
-                                    token,
-                                    k as u8,
-                                    slice,
-                                    self.options.segments,
-                                ),
+                                dst: self.layout.returned(token, k as u8, slice, self.options.segments),
                             },
                         );
                     }

@@ -102,21 +102,74 @@ async fn connections_beyond_the_limit_wait_their_turn() {
 #[tokio::test]
 async fn http_2_without_tls() {
     let (_, server) = server().await;
-    let io = hyper_util::rt::TokioIo::new(server.connect().await);
-    let executor = hyper_util::rt::TokioExecutor::new();
-    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
-    tokio::spawn(connection);
+    let sender = http2(&server).await;
     let asks = (0..20).map(|i| {
         let mut sender = sender.clone();
         async move {
             let body = json!({"prompt": format!("say {i}"), "stream": i % 2 == 0}).to_string();
-            let request = hyper::Request::post(format!("http://x{TEXT}"))
-                .body(http_body_util::Full::new(bytes::Bytes::from(body)));
-            let response = sender.send_request(request.unwrap()).await.unwrap();
+            let response = sender.send_request(post(body)).await.unwrap();
             assert_eq!(response.status(), 200);
             let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
             assert!(String::from_utf8_lossy(&body).contains("\"finish_reason\":\"stop\""));
         }
     });
     futures_util::future::join_all(asks).await;
+}
+
+/// Many requests of one HTTP/2 client: those it does not want any more end alone.
+#[tokio::test]
+async fn an_answer_that_is_dropped_ends_its_sequence_alone() {
+    let (fake, server) = server().await;
+    let mut sender = http2(&server).await;
+    let first = sender.send_request(wait()).await.unwrap();
+    let second = sender.send_request(wait()).await.unwrap();
+    fake.until(|seen| seen.running == 2).await;
+    drop(first);
+    fake.until(|seen| seen.running == 1).await;
+    drop(second);
+    fake.until(|seen| seen.running == 0).await;
+}
+
+/// It reads its connection, but opens no window for its answer: only the answer stalls.
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_let_go() {
+    let fake = Fake::new();
+    let brief = Duration::from_millis(100);
+    let timeouts = Timeouts { write: brief, heartbeat: brief, ..Timeouts::default() };
+    let limits = Limits { backlog: 64, ..Limits::default() };
+    let mut gateway = gateway(&fake).with_limits(limits).with_timeouts(timeouts);
+    gateway.model.context = 1 << 22;
+    let server = Server::start(gateway, |_| {}).await;
+    let mut sender = http2(&server).await;
+    let flood = json!({"prompt": "flood x", "stream": true, "max_tokens": 4_000_000}).to_string();
+    let answer = sender.send_request(post(flood)).await.unwrap();
+    fake.until(|seen| seen.gone == 1 && seen.running == 0).await;
+    // The connection, and with it the request's place, is given back.
+    let closed = async {
+        while !sender.is_closed() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), closed).await.expect("the connection is still held");
+    drop(answer);
+}
+
+type Http2 = hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>;
+
+async fn http2(server: &Server) -> Http2 {
+    let io = hyper_util::rt::TokioIo::new(server.connect().await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn post(body: String) -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
+    hyper::Request::post(format!("http://x{TEXT}"))
+        .body(http_body_util::Full::new(bytes::Bytes::from(body)))
+        .unwrap()
+}
+
+fn wait() -> hyper::Request<http_body_util::Full<bytes::Bytes>> {
+    post(json!({"prompt": "wait x", "stream": true}).to_string())
 }

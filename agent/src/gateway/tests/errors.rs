@@ -154,6 +154,8 @@ async fn endings_that_are_errors() {
     assert_eq!(answer.error().0, 429);
     let deadline = json!({"prompt": "wait x", "timeout": 0.01});
     assert_eq!(server.post(TEXT, deadline).await.error().0, 504);
+    let body = json!({"prompt": "wait x"}).to_string();
+    assert_eq!(server.send("POST", TEXT, &[("x-request-timeout", "0.01")], &body).await.error().0, 504);
 }
 
 #[tokio::test]
@@ -178,4 +180,54 @@ async fn too_many_requests_at_one_time() {
     for _ in 0..3 {
         assert_eq!(server.post(TEXT, json!({"prompt": "say a"})).await.status, 200);
     }
+}
+
+/// Bodies with values of the wrong kind in every place: an answer or a refusal, never a failure.
+#[tokio::test]
+async fn whatever_is_sent_is_answered() {
+    let (_, server) = server().await;
+    let whole = json!({
+        "model": "bytes", "prompt": "say abc", "messages": [{"role": "user", "content": "say abc", "tool_calls": []}],
+        "max_tokens": 5, "max_completion_tokens": 6, "temperature": 0.5, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "n": 2,
+        "stop": ["b"], "stop_token_ids": [3], "seed": 4, "logprobs": 1, "top_logprobs": 1, "logit_bias": {"3": 1.0},
+        "stream": false, "stream_options": {"include_usage": true}, "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "auto", "response_format": {"type": "text"}, "guided_choice": null, "ignore_eos": false,
+        "min_tokens": 1, "return_token_ids": true, "echo": false, "cache_salt": "x", "timeout": 5.0,
+    });
+    let values = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1e300),
+        json!(u64::MAX),
+        json!(""),
+        json!("a\u{0}\u{1F600}"),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!([[[]]]),
+        json!({"type": "json_schema"}),
+        json!([1, "a"]),
+        json!({"a": {"b": []}}),
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for path in [CHAT, TEXT, "/tokenize", "/detokenize"] {
+        for name in whole.as_object().unwrap().keys() {
+            for value in &values {
+                let mut body = whole.clone();
+                body[name] = value.clone();
+                if path == CHAT {
+                    body["logprobs"] = json!(true);
+                }
+                let answer = server.post(path, body).await;
+                assert!(answer.status < 500, "{path} with {name} = {value}: {}", answer.body);
+                if answer.status >= 400 {
+                    answer.error();
+                }
+                seen.insert(answer.status);
+            }
+        }
+    }
+    assert!(seen.contains(&200) && seen.contains(&400), "{seen:?}");
 }
