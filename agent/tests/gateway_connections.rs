@@ -1,5 +1,7 @@
 //! The gateway with fewer file descriptors than clients. The server is a process of its own, with a limit of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test's own process")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
