@@ -132,6 +132,12 @@ impl TokenPool {
         (back.k as usize) < self.top_k && g.open && g.tag == back.tag && self.covered[at] & slice.mask() == 0
     }
 
+    /// Whether an output would be taken: as [`Self::waits_for`], under the slicing that was asked last.
+    pub fn takes(&self, back: ReturnTo, slice: Slice) -> bool {
+        let at = back.group as usize * self.top_k + back.k as usize;
+        self.waits_for(back, slice) && self.slicing[at] == slice.count(self.segments)
+    }
+
     /// The slicing of each choice of a group.
     pub fn slicing(&self, group: u32) -> &[u8] {
         let at = group as usize * self.top_k;
@@ -214,7 +220,9 @@ mod tests {
         let t = p.begin(g);
         p.ask(g, 0, 2);
         assert_eq!(p.arrive(back(g, t, 0), Slice { lo: 0, hi: 2 }), Arrival::Part);
+        assert!(p.takes(back(g, t, 0), Slice { lo: 2, hi: 4 }));
         p.ask(g, 0, 4);
+        assert!(!p.takes(back(g, t, 0), Slice { lo: 2, hi: 4 }) && p.takes(back(g, t, 0), Slice { lo: 2, hi: 3 }));
         assert_eq!(p.arrive(back(g, t, 0), Slice { lo: 2, hi: 4 }), Arrival::Duplicate, "the old slicing");
         for lo in [3, 1, 0] {
             assert_eq!(p.arrive(back(g, t, 0), Slice { lo, hi: lo + 1 }), Arrival::Part);

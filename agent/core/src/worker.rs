@@ -205,6 +205,14 @@ impl Worker {
         self.rank.as_ref().is_none_or(Rank::is_empty) && self.host.as_ref().is_none_or(|h| !h.is_busy())
     }
 
+    /// Whether what is kept about the sequences here agrees with itself: for tests and the simulator.
+    ///
+    /// # Errors
+    /// The first thing found wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        self.rank.as_ref().map_or(Ok(()), Rank::check)
+    }
+
     /// Whether all units that the placement wants here are loaded.
     pub fn is_ready(&self) -> bool {
         self.host.as_ref().is_none_or(Host::is_ready)
@@ -274,6 +282,9 @@ impl Worker {
 
     fn done(&mut self, now: Nanos, outcome: Outcome) {
         let Some((kind, start)) = self.running.take() else { return };
+        if let Some(r) = &mut self.rank {
+            r.hosting = false;
+        }
         self.times[kind as usize].push(now.saturating_sub(start));
         let (net, n) = (&mut self.net, &mut self.counters);
         match (kind, outcome) {
@@ -526,6 +537,9 @@ impl Worker {
             _ => return,
         };
         self.running = Some((kind, now));
+        if let Some(r) = &mut self.rank {
+            r.hosting = kind == Kind::Experts;
+        }
         self.net.out.push(crate::event::Action::Run(step));
     }
 

@@ -437,6 +437,11 @@ impl World {
             self.act(worker, action, fresh);
         }
         self.actions = actions;
+        // Dear, so not at every event; each one is somewhere in some seed.
+        if self.events % 16 == 0 {
+            let books = self.nodes[worker].core.check();
+            self.must(books.map_err(|what| format!("worker {worker}: {what}")));
+        }
         let node = &mut self.nodes[worker];
         if node.running.is_none()
             && let Some((since, due)) = node.core.oldest(self.now).filter(|o| o.1 < self.now)

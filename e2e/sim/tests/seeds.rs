@@ -39,3 +39,36 @@ fn every_planted_bug_is_found() {
         assert!(!found.violations.is_empty(), "{name} was not found in {} seeds", found.seeds);
     }
 }
+
+#[test]
+fn a_token_is_whole_with_its_last_part_in_any_order() {
+    use sluice_core::frame::ReturnTo;
+    use sluice_core::ids::Slice;
+    use sluice_core::pool::{Arrival, TokenPool};
+    use sluice_sim::rng::Rng;
+    let mut r = Rng::new(1);
+    for round in 0..2_000 {
+        let slices: Vec<u8> = (0..3).map(|_| 1 << r.below(4)).collect();
+        let mut pool = TokenPool::new(1, 3, 8);
+        let group = pool.open(5).unwrap();
+        let tag = pool.begin(group);
+        let mut parts = vec![];
+        for (k, &n) in slices.iter().enumerate() {
+            pool.ask(group, k as u8, n);
+            let width = 8 / n;
+            parts.extend((0..n).map(|s| (k as u8, Slice { lo: s * width, hi: (s + 1) * width })));
+        }
+        r.shuffle(&mut parts);
+        for (i, &(k, slice)) in parts.iter().enumerate() {
+            let due = if i + 1 == parts.len() { Arrival::Complete(5) } else { Arrival::Part };
+            assert_eq!(pool.arrive(ReturnTo { group, tag, k }, slice), due, "round {round}, part {i}");
+            let again = parts[r.below(i as u64 + 1) as usize];
+            assert_eq!(pool.arrive(ReturnTo { group, tag, k: again.0 }, again.1), Arrival::Duplicate);
+        }
+        assert_eq!(
+            pool.slicing(group),
+            slices,
+            "what is merged, and in which order, does not depend on arrival"
+        );
+    }
+}

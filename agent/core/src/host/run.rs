@@ -42,8 +42,9 @@ impl Host {
             let first = step.items.len() as u32;
             for item in taken.drain(..) {
                 let dst = match rank.filter(|_| item.landing == LOCAL) {
-                    // Its group may be in other use by now: nothing may be written there.
-                    Some(r) if !r.pool.waits_for(item.back, u.slice) => continue,
+                    // Its group may be in other use by now, or its choice asked under another slicing, which has
+                    // that row too: nothing may be written there.
+                    Some(r) if !r.pool.takes(item.back, u.slice) => continue,
                     Some(r) => r.return_row(item.back, u.slice),
                     None => {
                         remote += 1;

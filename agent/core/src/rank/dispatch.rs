@@ -227,6 +227,11 @@ impl Rank {
         match self.routing.choose_slice(ask.block, ask.expert, ask.slice) {
             Some(worker) if asked != 0 && Some(worker) == from => self.postpone(ask),
             Some(worker) if asked != 0 => self.ask_slice(ask, worker, net, n),
+            // Another slicing: a step that runs here may still write the rows of the one before.
+            _ if self.hosting => {
+                self.orphan(Ask { slice: Slice::whole(self.shape.segments), ..ask }, n);
+                self.reslices = true;
+            }
             _ => self.ask_expert(Ask { slice: Slice::whole(self.shape.segments), ..ask }, net, n),
         }
     }
@@ -241,7 +246,8 @@ impl Rank {
             }
             !due
         });
-        if all {
+        if all || (self.reslices && !self.hosting) {
+            self.reslices = false;
             again.append(&mut self.orphans);
         }
         if again.is_empty() {

@@ -7,6 +7,7 @@
 
 mod admit;
 mod attend;
+mod check;
 mod dispatch;
 mod queues;
 mod returns;
@@ -91,6 +92,10 @@ pub(crate) struct Rank {
     /// Items whose worker is behind this rank's table: tried again at that time.
     retries: Vec<(Nanos, Ask)>,
     pub running: Option<Running>,
+    /// An expert step runs on this same worker.
+    pub hosting: bool,
+    /// Orphans are tried again when it is over.
+    reslices: bool,
     draining: bool,
     /// Rows per (block, expert) since the start.
     pub loads: Vec<u64>,
@@ -139,6 +144,8 @@ impl Rank {
             orphans: vec![],
             retries: vec![],
             running: None,
+            hosting: false,
+            reslices: false,
             draining: false,
             loads: vec![0; shape.moe.len() * shape.experts as usize],
             chosen: vec![],
