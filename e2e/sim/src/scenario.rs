@@ -147,7 +147,7 @@ impl Scenario {
         let gateways: Vec<FrontConfig> = (0..r.range(1, 2) as u32)
             .map(|g| FrontConfig {
                 queue: if r.chance(20) { r.range(1, 6) as usize } else { 1024 },
-                busy_hold: cycle * r.spread(1, 50),
+                busy_hold: cycle * r.spread(8, 200),
                 prefixes: 64,
                 ..FrontConfig::new(GatewayId(g))
             })
