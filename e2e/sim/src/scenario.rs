@@ -165,7 +165,7 @@ impl Scenario {
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
-            max_events: 400_000,
+            max_events: 600_000,
             shape,
             workers,
             timing,

@@ -438,7 +438,7 @@ impl World {
         }
         self.actions = actions;
         // Dear, so not at every event; each one is somewhere in some seed.
-        if self.events % 16 == 0 {
+        if self.events.is_multiple_of(16) {
             let books = self.nodes[worker].core.check();
             self.must(books.map_err(|what| format!("worker {worker}: {what}")));
         }
