@@ -136,14 +136,8 @@ impl Run {
     async fn open(self: Arc<Self>, start: Instant, rate: f64, limit: Option<usize>) -> Vec<Record> {
         let room = limit.map(|n| Arc::new(Semaphore::new(n)));
         let (done, mut records) = mpsc::unbounded_channel();
-        for (index, due) in (0u64..).zip(Arrivals::new(rate, self.options.seed)) {
-            if !self.goes_on(self.options.end, index, due) {
-                break;
-            }
-            tokio::time::sleep_until((start + due).into()).await;
-            if !self.goes_on(self.options.end, index, due) {
-                break;
-            }
+        let mut due = self.clone().due(start, rate);
+        while let Some((index, due)) = due.recv().await {
             let (run, room, done) = (self.clone(), room.clone(), done.clone());
             tokio::spawn(async move {
                 let _permit = match &room {
@@ -161,5 +155,26 @@ impl Run {
         }
         all.sort_by_key(|r| r.index);
         all
+    }
+
+    /// Requests as they become due, from a thread of its own: the timers of the asynchronous runtime are a millisecond
+    /// late, which is longer than some servers take to answer.
+    fn due(self: Arc<Self>, start: Instant, rate: f64) -> mpsc::UnboundedReceiver<(u64, Duration)> {
+        let (send, receive) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for (index, due) in (0u64..).zip(Arrivals::new(rate, self.options.seed)) {
+                // In slices, so that a run that is stopped does not wait for the next arrival.
+                while let Some(left) = due.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
+                    if !self.goes_on(self.options.end, index, due) {
+                        return;
+                    }
+                    std::thread::sleep(left.min(Duration::from_millis(100)));
+                }
+                if !self.goes_on(self.options.end, index, due) || send.send((index, due)).is_err() {
+                    return;
+                }
+            }
+        });
+        receive
     }
 }

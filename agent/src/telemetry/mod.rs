@@ -9,6 +9,7 @@ mod logs;
 mod metrics;
 mod pressure;
 mod sample;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -17,3 +18,4 @@ pub use logs::{LogError, Logs, start_logs};
 pub use metrics::Telemetry;
 pub use pressure::{PressurePage, QueueLoad, UnitLoad, WorkerPressure};
 pub use sample::{FrontSample, StepKind, WorkerSample};
+pub use spans::TokenSpans;
