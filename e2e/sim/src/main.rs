@@ -72,6 +72,15 @@ enum Command {
         /// Decode waves.
         #[arg(long, default_value_t = 1)]
         waves: u8,
+        /// Positions that each token attends to.
+        #[arg(long, default_value_t = 1000.0)]
+        context: f64,
+        /// Latency of a hop between devices, in microseconds.
+        #[arg(long, default_value_t = 10)]
+        hop: u64,
+        /// GB/s of each device's link in each direction; 0 is unlimited.
+        #[arg(long, default_value_t = 50.0)]
+        bandwidth: f64,
         /// Decides the draws.
         #[arg(long, default_value_t = 0)]
         seed: u64,
@@ -131,6 +140,9 @@ fn main() -> ExitCode {
             schedulers,
             ranks,
             waves,
+            context,
+            hop,
+            bandwidth,
             seed,
             trace,
         } => {
@@ -143,6 +155,9 @@ fn main() -> ExitCode {
                 policies: schedulers,
                 ranks,
                 waves,
+                context,
+                hop,
+                bandwidth,
                 seed,
             };
             match if trace { trace_first(&table) } else { table.print() } {

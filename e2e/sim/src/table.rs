@@ -1,8 +1,9 @@
 //! The scheduler table: real cores on modelled devices, every scheduler on the same placements.
 
 use crate::fleet::cost::CostModel;
-use crate::fleet::{Fleet, HOP, Measured, Setting, ideal};
+use crate::fleet::{Fleet, Measured, Setting, ideal};
 use sluice_core::config::Policy;
+use sluice_core::ids::MICRO;
 
 /// What the table runs over.
 #[derive(Clone, Debug)]
@@ -23,6 +24,12 @@ pub struct Table {
     pub ranks: u32,
     /// Decode waves.
     pub waves: u8,
+    /// Positions that each token attends to.
+    pub context: f64,
+    /// Latency of a hop, in microseconds.
+    pub hop: u64,
+    /// Bytes per nanosecond of a link; 0 is unlimited.
+    pub bandwidth: f64,
     /// The draws.
     pub seed: u64,
 }
@@ -43,15 +50,15 @@ impl Table {
             devices: 8,
             ranks: self.ranks,
             tokens,
-            context: 1000.0,
+            context: self.context,
             share,
             jitter,
             slices: placement.0,
             replicas: placement.1,
             waves: if policy == Policy::Sync { 1 } else { self.waves },
             policy,
-            hop: HOP,
-            bandwidth: 50.0,
+            hop: self.hop * MICRO,
+            bandwidth: self.bandwidth,
             seed: self.seed,
         })
     }
@@ -67,15 +74,13 @@ impl Table {
     /// # Errors
     /// A cell that could not run.
     pub fn print(&self) -> Result<(), String> {
+        let layout = match self.ranks {
+            0 => "hybrid".into(),
+            ranks => format!("{ranks} ranks + {} hosts", 8 - ranks),
+        };
         println!(
-            "Mixtral 8x7B, {} of 32 blocks, 8 devices ({}), hop 10 us, 50 GB/s, context 1,000; tokens/s are of {} blocks",
-            self.blocks,
-            if self.ranks == 0 {
-                "hybrid".into()
-            } else {
-                format!("{} ranks + {} hosts", self.ranks, 8 - self.ranks)
-            },
-            self.blocks,
+            "Mixtral 8x7B, {0} of 32 blocks (tokens/s and ITL are of {0} blocks), 8 devices ({layout}), hop {1} us, {2} GB/s, context {3}, {4} waves (`sync` 1)\n",
+            self.blocks, self.hop, self.bandwidth, self.context, self.waves,
         );
         println!(
             "| hottest | n | steps | slices | replicas | scheduler | tokens/s | of sync | of ideal barrier | rows per unit | rows per step | ITL p50 ms | p99 ms | busiest, mean |"

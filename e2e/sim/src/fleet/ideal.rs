@@ -15,7 +15,8 @@ pub fn throughput(s: &Setting, passes: u32) -> Result<f64, String> {
     let homes = homes(&plan);
     let mut rng = Rng::new(s.seed ^ 0x1DEA);
     let (ranks, devices) = (s.all_ranks() as usize, s.devices as usize);
-    let row = s.costs.model.hidden * s.costs.model.activation_bytes / (s.bandwidth * 1e9);
+    let bytes = s.costs.model.hidden * s.costs.model.activation_bytes;
+    let row = if s.bandwidth > 0.0 { bytes / (s.bandwidth * 1e9) } else { 0.0 };
     let mut noise = |r: &mut Rng| if s.jitter > 0.0 { 1.0 + r.exp(s.jitter) } else { 1.0 };
     let mut behind: HashMap<(u16, u16, u8), Vec<f64>> = HashMap::new();
     let (mut total, mut experts) = (0.0, vec![]);

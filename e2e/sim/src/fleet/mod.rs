@@ -13,7 +13,7 @@ use skew::Skew;
 use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
 use sluice_core::event::{Action, Event, PeerUp};
 use sluice_core::frame::{Body, Frame};
-use sluice_core::ids::{GatewayId, MICRO, Nanos, SeqKey, WorkerId};
+use sluice_core::ids::{GatewayId, Nanos, SeqKey, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::{Bind, RankEvent, StopRule};
 use sluice_core::slab::SlabLayout;
@@ -480,6 +480,3 @@ impl<'a> Fleet<'a> {
         }
     }
 }
-
-/// A hop's latency in the table.
-pub const HOP: Nanos = 10 * MICRO;
