@@ -263,32 +263,33 @@ fn matmul(out: usize, inner: usize, rows: usize, threads: usize, limits: &Limits
     let (mut a, mut b) = (Slab::new(rows, out), Slab::new(rows, out));
     let (mut cpu_a, mut cpu_b) = (cpu(threads), cpu(threads));
     let memory = Slab::new(1, out * inner / 2);
-    let (mut c, mut e) = (vec![0f32; rows * out], vec![0f32; rows * out]);
     let shape = (rows, out, inner);
-    let mut d = vec![half::f16::ZERO; rows * out];
     let parallelism = if threads == 1 { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(threads) };
     let all = Rows::first(rows);
     let ours = |cpu: &mut Cpu, dst: &mut Slab, w: &PackedMatrix| {
         cpu.matmul(Io::across(&src, all, dst, all), w, Epilogue::default()).unwrap();
     };
-    let times = race(&mut [
+    let mut sums: Vec<Vec<f32>> = vec![vec![0.0; rows * out]; Theirs::ALL.len()];
+    let mut half_sums: Vec<Vec<half::f16>> = vec![vec![half::f16::ZERO; rows * out]; Theirs::ALL.len()];
+    let (one, zero) = (half::f16::ONE, half::f16::ZERO);
+    let mut contestants: Vec<Contestant<'_>> = vec![
         ("bf16", Box::new(|| ours(&mut cpu_a, &mut a, &bf16))),
         ("f32", Box::new(|| ours(&mut cpu_b, &mut b, &f32))),
-        ("gemm f32", Box::new(|| their(true, &mut c, &x, &weights, shape, parallelism, 1.0, 0.0))),
-        (
-            "gemm f32, other side",
-            Box::new(|| their(false, &mut e, &x, &weights, shape, parallelism, 1.0, 0.0)),
-        ),
-        (
-            "gemm f16",
-            Box::new(|| {
-                their(true, &mut d, &x_half, &halves, shape, parallelism, half::f16::ONE, half::f16::ZERO);
-            }),
-        ),
         ("read", Box::new(|| read(memory.row(0), threads))),
-    ]);
-    let read = times[5];
-    let times = [times[0], times[1], times[2].min(times[3]), times[4]];
+    ];
+    for (how, sums) in Theirs::ALL.iter().zip(&mut sums) {
+        let run = || how.multiply(sums, &x, &weights, shape, parallelism, (1.0, 0.0));
+        contestants.push(("gemm f32", Box::new(run)));
+    }
+    for (how, sums) in Theirs::ALL.iter().zip(&mut half_sums) {
+        let run = || how.multiply(sums, &x_half, &halves, shape, parallelism, (one, zero));
+        contestants.push(("gemm f16", Box::new(run)));
+    }
+    let times = race(&mut contestants);
+    let read = times[2];
+    let best = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+    let (single, half) = times[3..].split_at(Theirs::ALL.len());
+    let times = [times[0], times[1], best(single), best(half)];
     let size = (2 * out * inner) as f64;
     let work = (2 * rows * out * inner) as f64;
     let floor = read.max(work / limits.flops);
@@ -306,68 +307,49 @@ fn matmul(out: usize, inner: usize, rows: usize, threads: usize, limits: &Limits
     );
 }
 
-/// `dst = x w^T` by the `gemm` crate, or the transposed product.
-#[allow(clippy::too_many_arguments)]
-fn their<T: 'static>(
+/// A way to ask the `gemm` crate for `x w^T`. The best of all counts.
+struct Theirs {
+    /// Ask for the transposed product.
     transposed: bool,
-    dst: &mut [T],
-    x: &[T],
-    w: &[T],
-    (rows, out, inner): (usize, usize, usize),
-    parallelism: gemm::Parallelism,
-    one: T,
-    zero: T,
-) {
-    let step = inner as isize;
-    let (dst, x, w) = (dst.as_mut_ptr(), x.as_ptr(), w.as_ptr());
-    // SAFETY: the slices hold the matrices of these shapes and strides.
-    unsafe {
-        if transposed {
-            let out_step = out as isize;
-            gemm::gemm(
-                out,
-                rows,
-                inner,
-                dst,
-                out_step,
-                1,
-                false,
-                w,
-                1,
-                step,
-                x,
-                step,
-                1,
-                zero,
-                one,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        } else {
-            let out_step = out as isize;
-            gemm::gemm(
-                rows,
-                out,
-                inner,
-                dst,
-                1,
-                out_step,
-                false,
-                x,
-                1,
-                step,
-                w,
-                step,
-                1,
-                zero,
-                one,
-                false,
-                false,
-                false,
-                parallelism,
-            );
+    /// The weights lie `[in][out]` instead of `[out][in]`. (The numbers differ then, the work does not.)
+    by_input: bool,
+}
+
+impl Theirs {
+    const ALL: [Theirs; 4] = [
+        Theirs { transposed: false, by_input: false },
+        Theirs { transposed: true, by_input: false },
+        Theirs { transposed: false, by_input: true },
+        Theirs { transposed: true, by_input: true },
+    ];
+
+    fn multiply<T: 'static>(
+        &self,
+        dst: &mut [T],
+        x: &[T],
+        w: &[T],
+        (rows, out, inner): (usize, usize, usize),
+        parallelism: gemm::Parallelism,
+        (one, zero): (T, T),
+    ) {
+        let (y_row, x_row) = (out as isize, inner as isize);
+        let (w_out, w_in) = if self.by_input { (1, y_row) } else { (x_row, 1) };
+        let (y, x, w) = (dst.as_mut_ptr(), x.as_ptr(), w.as_ptr());
+        let no = false;
+        // SAFETY: the slices hold the matrices of these shapes and strides.
+        unsafe {
+            #[rustfmt::skip]
+            if self.transposed {
+                gemm::gemm(
+                    out, rows, inner, y, y_row, 1, no, w, w_in, w_out, x, x_row, 1,
+                    zero, one, no, no, no, parallelism,
+                );
+            } else {
+                gemm::gemm(
+                    rows, out, inner, y, 1, y_row, no, x, 1, x_row, w, w_out, w_in,
+                    zero, one, no, no, no, parallelism,
+                );
+            };
         }
     }
 }
