@@ -31,7 +31,7 @@ pub(super) fn options(url: &str) -> BenchOptions {
         end: End::Requests(4),
         warmup: 0,
         prompts: PromptSpec::Random { lengths: "8".parse().unwrap(), vocabulary: 100 },
-        output: "5".parse().unwrap(),
+        output: Some("5".parse().unwrap()),
         max_total: None,
         bytes_per_token: 4.0,
         allow_eos: false,
@@ -181,7 +181,7 @@ async fn tokens_are_counted_from_ids_not_from_events() {
 
 #[tokio::test]
 async fn without_ids_the_usage_counts() {
-    let (r, _) = bench(Way::NoIds, |o| o.output = "7".parse().unwrap()).await;
+    let (r, _) = bench(Way::NoIds, |o| o.output = Some("7".parse().unwrap())).await;
     assert_eq!((r.requests.served, r.tokens.output), (4, 28));
     assert!(r.tokens.by_usage && r.to_string().contains("between events"));
 }
@@ -246,7 +246,7 @@ async fn the_open_loop_sends_what_the_seed_says() {
     let open = |o: &mut BenchOptions| {
         o.load = Load::Open { rate: 2000.0, limit: None };
         o.end = End::Requests(40);
-        o.output = "uniform:1,9".parse().unwrap();
+        o.output = Some("uniform:1,9".parse().unwrap());
     };
     let (r, fake) = bench(Way::Good { per_event: 1 }, open).await;
     assert_eq!((r.requests.sent, r.requests.served), (40, 40));

@@ -22,7 +22,7 @@ mod workload;
 
 pub use client::{Client, ClientError, Target};
 pub use lengths::LengthSpec;
-pub use options::{BenchOptions, End, Endpoint, Load, PromptSpec, Slo};
+pub use options::{BenchOptions, DEFAULT_OUTPUT, End, Endpoint, Load, PromptSpec, Slo};
 pub use record::{Failure, Outcome, Record};
 pub use report::Report;
 pub use run::{BenchError, Progress, run};

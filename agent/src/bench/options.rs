@@ -43,7 +43,8 @@ pub enum End {
 /// Where prompts come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptSpec {
-    /// A JSON-lines file, field `prompt`: a text or an array of token ids.
+    /// A JSON-lines file, field `prompt`: a text or an array of token ids; and, if wanted, `max_tokens`. Every line is
+    /// used once, in an order that the seed decides, before one is used again.
     File(PathBuf),
     /// Random token ids below `vocabulary`.
     Random {
@@ -70,6 +71,9 @@ impl Slo {
     }
 }
 
+/// Tokens asked for when nothing else says.
+pub const DEFAULT_OUTPUT: u32 = 64;
+
 /// All of `sluice-agent bench`.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
@@ -91,8 +95,8 @@ pub struct BenchOptions {
     pub warmup: u64,
     /// The prompts.
     pub prompts: PromptSpec,
-    /// Tokens asked for per request.
-    pub output: LengthSpec,
+    /// Tokens asked for per request; `None`: what each line of the file of prompts says, else [`DEFAULT_OUTPUT`].
+    pub output: Option<LengthSpec>,
     /// Prompt and output together are cut to so many tokens.
     pub max_total: Option<u32>,
     /// Bytes of a trace file's text per token.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::options::{BenchOptions, End, Endpoint, Load, PromptSpec};
+use super::options::{BenchOptions, DEFAULT_OUTPUT, End, Endpoint, Load, PromptSpec};
 use super::record::{Outcome, Record};
 use super::stats::Summary;
 
@@ -152,7 +152,11 @@ impl Config {
                     format!("random ids below {vocabulary}, length {lengths}")
                 }
             },
-            output: options.output.to_string(),
+            output: match (&options.output, &options.prompts) {
+                (Some(output), _) => output.to_string(),
+                (None, PromptSpec::File(_)) => format!("as the file says, or {DEFAULT_OUTPUT}"),
+                (None, PromptSpec::Random { .. }) => DEFAULT_OUTPUT.to_string(),
+            },
             warmup: options.warmup,
             seed: options.seed,
         }

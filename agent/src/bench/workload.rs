@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 
 use super::lengths::LengthSpec;
-use super::options::{BenchOptions, PromptSpec};
+use super::options::{BenchOptions, DEFAULT_OUTPUT, PromptSpec};
 use super::trace::{self, Row};
 
 /// A prompt.
@@ -52,9 +53,17 @@ pub enum WorkloadError {
     },
 }
 
+/// A line of a file of prompts.
+#[derive(Clone, Debug, Deserialize)]
+struct Line {
+    prompt: Prompt,
+    #[serde(default)]
+    max_tokens: Option<u32>,
+}
+
 #[derive(Debug)]
 enum Prompts {
-    Listed(Vec<Prompt>),
+    Listed(Vec<Line>),
     Random { lengths: Lengths, vocabulary: u32 },
 }
 
@@ -68,7 +77,8 @@ enum Lengths {
 #[derive(Debug)]
 pub struct Workload {
     prompts: Prompts,
-    output: Lengths,
+    /// `None`: as the prompt's line says.
+    output: Option<Lengths>,
     max_total: Option<u32>,
     seed: u64,
 }
@@ -92,17 +102,17 @@ impl Workload {
             Ok(Lengths::Rows(rows))
         };
         let prompts = match &options.prompts {
-            PromptSpec::File(path) => Prompts::Listed(read_prompts(path)?),
+            PromptSpec::File(path) => {
+                let mut lines = read_prompts(path)?;
+                lines.shuffle(&mut SmallRng::seed_from_u64(options.seed));
+                Prompts::Listed(lines)
+            }
             PromptSpec::Random { lengths: spec, vocabulary } => {
                 Prompts::Random { lengths: lengths(spec)?, vocabulary: (*vocabulary).max(1) }
             }
         };
-        Ok(Self {
-            prompts,
-            output: lengths(&options.output)?,
-            max_total: options.max_total,
-            seed: options.seed,
-        })
+        let output = options.output.as_ref().map(&mut lengths).transpose()?;
+        Ok(Self { prompts, output, max_total: options.max_total, seed: options.seed })
     }
 
     /// Request number `index`.
@@ -114,19 +124,21 @@ impl Workload {
             Lengths::Drawn(spec) => spec.draw(rng),
             Lengths::Rows(rows) => field(&rows[(row % rows.len() as u64) as usize]),
         };
-        let output = length(&self.output, &mut rng, |r| r.output);
+        let output = self.output.as_ref().map(|output| length(output, &mut rng, |r| r.output));
         match &self.prompts {
-            Prompts::Listed(prompts) => Item {
-                prompt: prompts[(row % prompts.len() as u64) as usize].clone(),
-                output: self.room(0, output),
-            },
+            Prompts::Listed(lines) => {
+                let line = &lines[(index % lines.len() as u64) as usize];
+                let input = if let Prompt::Ids(ids) = &line.prompt { ids.len() as u32 } else { 0 };
+                let output = output.or(line.max_tokens).unwrap_or(DEFAULT_OUTPUT);
+                Item { prompt: line.prompt.clone(), output: self.room(input, output) }
+            }
             Prompts::Random { lengths, vocabulary } => {
                 let mut input = length(lengths, &mut rng, |r| r.input);
                 if let Some(max) = self.max_total {
                     input = input.min(max.saturating_sub(1)).max(1);
                 }
                 let ids = (0..input).map(|_| rng.random_range(0..*vocabulary)).collect();
-                Item { prompt: Prompt::Ids(ids), output: self.room(input, output) }
+                Item { prompt: Prompt::Ids(ids), output: self.room(input, output.unwrap_or(DEFAULT_OUTPUT)) }
             }
         }
     }
@@ -145,11 +157,7 @@ fn mix(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn read_prompts(path: &Path) -> Result<Vec<Prompt>, WorkloadError> {
-    #[derive(Deserialize)]
-    struct Line {
-        prompt: Prompt,
-    }
+fn read_prompts(path: &Path) -> Result<Vec<Line>, WorkloadError> {
     let fail = |message| WorkloadError::Prompts { path: path.into(), message };
     let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot read the file: {e}")))?;
     let mut prompts = Vec::new();
@@ -160,7 +168,7 @@ fn read_prompts(path: &Path) -> Result<Vec<Prompt>, WorkloadError> {
                 n + 1
             ))
         })?;
-        prompts.push(line.prompt);
+        prompts.push(line);
     }
     if prompts.is_empty() {
         return Err(fail("the file has no line".into()));
@@ -180,7 +188,7 @@ mod tests {
     fn random(input: &str, output: &str) -> BenchOptions {
         BenchOptions {
             prompts: PromptSpec::Random { lengths: input.parse().unwrap(), vocabulary: 50 },
-            output: output.parse().unwrap(),
+            output: Some(output.parse().unwrap()),
             ..options("http://unused")
         }
     }
@@ -236,6 +244,32 @@ mod tests {
         };
         let w = Workload::new(&o).unwrap();
         assert!(matches!(w.item(0).prompt, Prompt::Text(t) if !t.is_empty()));
+    }
+
+    #[test]
+    fn every_line_is_used_once_before_one_is_used_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String =
+            (1..=9).map(|i| format!("{{\"prompt\": [{i}], \"max_tokens\": {}}}\n", i + 10)).collect();
+        std::fs::write(file.path(), text).unwrap();
+        let o = BenchOptions {
+            prompts: PromptSpec::File(file.path().into()),
+            output: None,
+            ..options("http://unused")
+        };
+        let w = Workload::new(&o).unwrap();
+        let items: Vec<Item> = (0..9).map(|i| w.item(i)).collect();
+        let mut outputs: Vec<u32> = items.iter().map(|i| i.output).collect();
+        for item in &items {
+            let Prompt::Ids(ids) = &item.prompt else { panic!("the file has ids") };
+            assert_eq!(item.output, ids[0] + 10);
+        }
+        assert_ne!(outputs, (11..=19).collect::<Vec<u32>>(), "not in the file's order");
+        outputs.sort_unstable();
+        assert_eq!(outputs, (11..=19).collect::<Vec<u32>>());
+        assert_eq!(w.item(9), items[0]);
+        let fixed = Workload::new(&BenchOptions { output: Some("5".parse().unwrap()), ..o }).unwrap();
+        assert_eq!(fixed.item(0).output, 5, "a flag wins over the file");
     }
 
     #[test]

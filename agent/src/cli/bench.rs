@@ -100,7 +100,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 1, value_name = "SEED", help_heading = "Load")]
     pub seed: u64,
 
-    /// A JSON-lines file with a field `prompt` (a text or an array of token ids) in each line.
+    /// A JSON-lines file with a field `prompt` (a text or an array of token ids) in each line, and `max_tokens` if you
+    /// like. Every line is sent once, in an order that the seed decides, before one is sent again.
     #[arg(long, value_name = "FILE", conflicts_with = "input_len", help_heading = "Requests")]
     pub prompts: Option<PathBuf>,
     /// Random prompts of this length in tokens: N, uniform:A,B, lognormal:MEAN,SIGMA or trace:FILE. [default: 128]
@@ -115,9 +116,10 @@ pub struct BenchArgs {
         help_heading = "Requests"
     )]
     pub vocabulary: u32,
-    /// Tokens to ask for: N, uniform:A,B, lognormal:MEAN,SIGMA or trace:FILE.
-    #[arg(long, default_value = "64", value_name = "LENGTH", help_heading = "Requests")]
-    pub output_len: LengthSpec,
+    /// Tokens to ask for: N, uniform:A,B, lognormal:MEAN,SIGMA or trace:FILE. [default: the field `max_tokens` of the
+    /// prompt's line, or 64]
+    #[arg(long, value_name = "LENGTH", help_heading = "Requests")]
+    pub output_len: Option<LengthSpec>,
     /// Cut random prompts and outputs so that both together are at most so long (the model's context).
     #[arg(
         long,
