@@ -539,6 +539,11 @@ impl World {
             self.flights.len() as u32 - 1
         });
         self.flights[id as usize] = Some(flight);
+        // Data frames are bounded by landing and return rows, marks and credits by what they speak of.
+        let (pairs, under_way) = (self.nodes.len().pow(2), self.flights.len() - self.free_flights.len());
+        if under_way > 64 * pairs + 256 {
+            self.fail(format!("{under_way} frames are under way between {} workers", self.nodes.len()));
+        }
         self.heap.push(at, Ev::Arrive { flight: id });
         if let Some(at) = copy {
             self.coverage.copies += 1;
@@ -619,6 +624,10 @@ impl World {
             }
         }
         self.out = out;
+        let (waiting, most) = (self.fronts[gateway].waiting().1, self.scenario.gateways[gateway].queue);
+        if waiting > most {
+            self.fail(format!("gateway {gateway} keeps {waiting} new sequences in a queue of {most}"));
+        }
         if let Some(at) = self.fronts[gateway].next_tick() {
             let at = at.max(self.now + 1);
             if self.front_tick[gateway].is_none_or(|t| at < t) {
