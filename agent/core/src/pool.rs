@@ -222,7 +222,9 @@ mod tests {
         assert_eq!(p.arrive(back(g, t, 0), Slice { lo: 0, hi: 2 }), Arrival::Part);
         assert!(p.takes(back(g, t, 0), Slice { lo: 2, hi: 4 }));
         p.ask(g, 0, 4);
-        assert!(!p.takes(back(g, t, 0), Slice { lo: 2, hi: 4 }) && p.takes(back(g, t, 0), Slice { lo: 2, hi: 3 }));
+        assert!(
+            !p.takes(back(g, t, 0), Slice { lo: 2, hi: 4 }) && p.takes(back(g, t, 0), Slice { lo: 2, hi: 3 })
+        );
         assert_eq!(p.arrive(back(g, t, 0), Slice { lo: 2, hi: 4 }), Arrival::Duplicate, "the old slicing");
         for lo in [3, 1, 0] {
             assert_eq!(p.arrive(back(g, t, 0), Slice { lo, hi: lo + 1 }), Arrival::Part);
