@@ -15,6 +15,9 @@ use super::error::ApiError;
 use super::observe::Observer;
 use super::output::{Outputs, Usage};
 
+/// Events that may be written at once when tokens come faster than they are written.
+const BATCH: usize = 8;
+
 /// How an endpoint writes its stream: each string is the JSON of one event.
 pub(super) trait Frames: Send + 'static {
     /// Before anything else.
@@ -29,6 +32,8 @@ struct State<F> {
     outputs: Option<Outputs>,
     frames: F,
     ready: VecDeque<String>,
+    /// Events since the last pause, and how many there may be.
+    unflushed: (usize, usize),
     observer: Arc<dyn Observer>,
     /// Given back when the stream is over, however that comes.
     _hold: Box<dyn Send>,
@@ -61,7 +66,13 @@ impl<F: Frames> State<F> {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         loop {
             if let Some(data) = self.ready.pop_front() {
+                self.unflushed.0 += 1;
                 return Some((Ok(Event::default().data(data)), self));
+            }
+            // A stream that always has more is written only when its buffer is full: the pause writes it now.
+            if self.unflushed.0 >= self.unflushed.1 {
+                self.unflushed = (0, BATCH);
+                tokio::task::yield_now().await;
             }
             let next = self.outputs.as_mut()?.next().await;
             self.take(next);
@@ -90,7 +101,14 @@ pub(super) async fn respond(
         Ok(next) => Some(next),
         Err(_) => None,
     };
-    let mut state = State { outputs: Some(outputs), frames, ready: VecDeque::new(), observer, _hold: hold };
+    let mut state = State {
+        outputs: Some(outputs),
+        frames,
+        ready: VecDeque::new(),
+        unflushed: (0, 1),
+        observer,
+        _hold: hold,
+    };
     state.frames.begin(&mut state.ready);
     if let Some(next) = first {
         state.take(next);

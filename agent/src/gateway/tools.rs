@@ -128,12 +128,24 @@ fn forced(functions: &[Function], single: bool) -> Forced {
         let before = format!("{OPEN}\n{{\"name\": \"{}\", \"arguments\": ", function.name);
         // A Rust string literal of this ASCII text is a Lark one too.
         let _ = writeln!(grammar, "call_{i}: {before:?} args_{i} {:?}", format!("}}\n{CLOSE}"));
-        let _ = writeln!(grammar, "args_{i}: %json {}", function.parameters);
+        let _ = writeln!(grammar, "args_{i}: %json {}", compact(&function.parameters));
     }
     Forced {
         schemas: functions.iter().map(|function| Grammar::JsonSchema(function.parameters.clone())).collect(),
         grammar: Grammar::Lark(grammar),
     }
+}
+
+/// The schema for arguments in one line, as models of this form write calls: a weak model can otherwise fill the answer
+/// with white space.
+fn compact(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(fields) = &mut schema {
+        let form =
+            serde_json::json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        fields.insert("x-guidance".to_owned(), form);
+    }
+    schema
 }
 
 /// A piece of an output that may hold tool calls.

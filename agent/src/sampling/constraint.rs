@@ -286,7 +286,7 @@ impl Grammar {
 }
 
 /// White space between JSON tokens is the model's choice, but ends: a weak model can otherwise go on with it for ever.
-const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,64}";
+const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,8}";
 
 fn json_grammar(mut schema: Value) -> TopLevelGrammar {
     if schema.is_object() {
