@@ -6,5 +6,7 @@ pub mod cli;
 pub mod gateway;
 pub mod inspect;
 pub mod model;
+pub mod node;
+pub mod runtime;
 pub mod sampling;
 pub mod telemetry;

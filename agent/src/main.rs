@@ -24,14 +24,14 @@ fn main() -> ExitCode {
             Err(e) => return fail(&e, USAGE),
         },
         Command::Serve(args) => match args.check() {
-            Ok(_) => Err(anyhow::anyhow!("this build cannot serve")),
+            Ok(options) => commands::serve(options, cli.log_format),
             Err(e) => return fail(&e, USAGE),
         },
         Command::Generate(args) => match args.check() {
-            Ok(_) => Err(anyhow::anyhow!("this build cannot generate")),
+            Ok(options) => commands::generate(&options),
             Err(e) => return fail(&e, USAGE),
         },
-        Command::Inspect(_) => Err(anyhow::anyhow!("this build cannot inspect")),
+        Command::Inspect(args) => commands::inspect(&args.options()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

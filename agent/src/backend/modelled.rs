@@ -6,5 +6,5 @@
 mod cost;
 mod device;
 
-pub use cost::{AttentionWork, CostModel, CostModelError, DeviceCosts, Jitter, ModelShape};
+pub use cost::{AttentionWork, CostModel, CostModelError, DeviceCosts, Jitter, Link, ModelShape};
 pub use device::{ModelledBackend, ModelledConfig};

@@ -205,6 +205,15 @@ impl Telemetry {
         self.accept_errors.inc();
     }
 
+    /// The first worker that cannot go on, and why.
+    pub fn failure(&self) -> Option<(WorkerId, String)> {
+        self.seen.iter().find_map(|slot| {
+            let slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let sample = &slot.as_ref()?.sample;
+            Some((sample.worker, sample.failure.clone()?))
+        })
+    }
+
     fn workers(&self) -> Vec<Seen> {
         self.seen
             .iter()

@@ -24,9 +24,31 @@ pub struct CostModel {
     /// How steps vary.
     #[serde(default)]
     pub jitter: Jitter,
+    /// What lies between the devices; without it frames arrive as fast as the host passes them on.
+    #[serde(default)]
+    pub link: Option<Link>,
     /// Every step takes this many times as long: so that the host keeps up with devices it could not follow.
     #[serde(default = "one")]
     pub slow_down: f64,
+}
+
+/// What lies between two devices.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Seconds from one device to another.
+    pub hop: f64,
+    /// Bytes per second and device, in each direction.
+    pub bandwidth: f64,
+    /// Bytes of a row.
+    pub row_bytes: f64,
+}
+
+impl Link {
+    /// The same link, so many times slower.
+    pub fn slowed(self, factor: f64) -> Self {
+        Self { hop: self.hop * factor, bandwidth: self.bandwidth / factor, row_bytes: self.row_bytes }
+    }
 }
 
 /// The sizes of a model that decide how long its steps take. All blocks are alike.

@@ -1,0 +1,46 @@
+//! Telemetry, as the gateway and the run time see it.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use sluice_core::front::Ending;
+use sluice_core::ids::WorkerId;
+
+use crate::telemetry::{StepKind, Telemetry, WorkerSample};
+use crate::{gateway, runtime};
+
+impl gateway::Observer for Telemetry {
+    fn token(&self, first: bool, waited: Duration) {
+        self.token_out(first, waited);
+    }
+
+    fn answered(&self, route: &str, status: StatusCode, _took: Duration) {
+        self.http_answered(route, status.as_u16());
+    }
+
+    fn connections(&self, change: i64) {
+        self.connections_changed(change);
+    }
+
+    fn accept_error(&self, _error: &std::io::Error) {
+        self.accept_failed();
+    }
+}
+
+impl runtime::Observer for Telemetry {
+    fn step(&self, worker: WorkerId, kind: StepKind, rows: usize, took: Duration) {
+        self.step_done(worker, kind, rows, took);
+    }
+
+    fn report(&self, sample: WorkerSample) {
+        self.worker_seen(sample);
+    }
+
+    fn admitted(&self, prompt_tokens: usize) {
+        self.prompt_admitted(prompt_tokens);
+    }
+
+    fn ended(&self, ending: &Ending, after: Duration) {
+        self.sequence_ended(ending, after);
+    }
+}

@@ -1,0 +1,224 @@
+//! `serve`: from options to listeners, until it is told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::admin::Pages;
+use super::open_model;
+use super::text::ModelText;
+use crate::cli::{FrontOptions, ServeOptions};
+use crate::gateway::{
+    Gateway, GenerationDefaults, Keys, KeysError, Limits, ServeConfig, ServeError, ServedModel, Timeouts,
+    admin_router, connection_budget, router, serve as listen,
+};
+use crate::model::{Model, ModelError};
+use crate::runtime::{Progress, Runtime, StartError, Surroundings, launch};
+use crate::sampling::{GrammarCompiler, GrammarLimits};
+use crate::telemetry::Telemetry;
+
+/// The longest deadline of a request when no flag gives one.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// An agent that cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The engine.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The API keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+    /// A defect of ours.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A thread that ended by itself.
+    #[error("a task of the server broke: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Where an agent serves.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// The model's name.
+    pub model: String,
+    /// Clients.
+    pub listen: SocketAddr,
+    /// Health, metrics, pressure.
+    pub admin: Option<SocketAddr>,
+    /// The hash of all that decides the bits.
+    pub numerics: String,
+}
+
+/// Serves until `stop` resolves; then what runs may finish within the grace period. `progress` is told of the loading,
+/// `ready` when requests can come. Returns how many connections had to be cut.
+///
+/// # Errors
+/// What could not be had; nothing is left running then.
+pub async fn serve(
+    options: ServeOptions,
+    progress: Progress,
+    ready: impl FnOnce(&Serving),
+    stop: impl Future<Output = ()>,
+) -> Result<usize, NodeError> {
+    // The addresses first: a port that is taken should be known before a large model is loaded.
+    let (listener, address) = bind(options.front.listen).await?;
+    let admin = match options.front.admin_listen {
+        Some(at) => Some(bind(at).await?),
+        None => None,
+    };
+    let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?;
+    let telemetry = Arc::new(Telemetry::new(options.engine.workers() as usize)?);
+    let watcher = telemetry.clone();
+    let (source, engine, queue) = (options.model.clone(), options.engine.clone(), options.front.max_queue);
+    let (model, runtime) = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
+        let model = open_model(&source)?;
+        let around = Surroundings { queue: queue as usize, observer: watcher, progress };
+        let runtime = launch(&model.weights, &engine, around)?;
+        Ok((model, Arc::new(runtime)))
+    })
+    .await??;
+    let limits = limits(&options.front);
+    let timeouts = timeouts(&options.front);
+    let gateway = gateway(&model, &runtime, &options, &telemetry)
+        .with_limits(limits.clone())
+        .with_timeouts(timeouts.clone())
+        .with_keys(keys.unwrap_or_default());
+    let serving = Serving {
+        model: served_name(&model, &options.front),
+        listen: address,
+        admin: admin.as_ref().map(|(_, at)| *at),
+        numerics: runtime.numerics_id().to_owned(),
+    };
+    let pages = Arc::new(Pages {
+        telemetry: telemetry.clone(),
+        runtime: runtime.clone(),
+        draining: AtomicBool::new(false),
+    });
+    let config = ServeConfig {
+        connections: connection_budget(limits.connections),
+        timeouts: timeouts.clone(),
+        observer: telemetry.clone(),
+    };
+    let (end, mut ended) = watch::channel(());
+    let admin_task = admin.map(|(listener, _)| {
+        let config = ServeConfig {
+            connections: 64,
+            timeouts: Timeouts { drain: Duration::from_secs(1), ..timeouts.clone() },
+            observer: Arc::new(crate::gateway::Silent),
+        };
+        let pages = admin_router(pages.clone());
+        tokio::spawn(listen(listener, pages, config, async move {
+            let _ = ended.changed().await;
+        }))
+    });
+    ready(&serving);
+    let stop = async {
+        stop.await;
+        pages.draining.store(true, Ordering::Relaxed);
+    };
+    let cut = listen(listener, router(Arc::new(gateway)), config, stop).await;
+    let grace = options.front.shutdown_grace;
+    let drained =
+        tokio::task::spawn_blocking(move || runtime.drain(if cut == 0 { grace } else { Duration::ZERO }))
+            .await?;
+    if !drained {
+        tracing::warn!("sequences were cut at the end of the grace period");
+    }
+    let _ = end.send(());
+    if let Some(task) = admin_task {
+        task.await?;
+    }
+    Ok(cut)
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let fail = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}
+
+fn served_name(model: &Model, front: &FrontOptions) -> String {
+    front.served_model_name.clone().unwrap_or_else(|| model.name())
+}
+
+fn gateway(
+    model: &Model,
+    runtime: &Arc<Runtime>,
+    options: &ServeOptions,
+    telemetry: &Arc<Telemetry>,
+) -> Gateway {
+    let served = ServedModel {
+        names: vec![served_name(model, &options.front)],
+        context: model.spec.max_positions,
+        vocab: model.spec.vocab,
+        eos: model.generation.eos.clone(),
+        fingerprint: runtime.numerics_id().to_owned(),
+        defaults: defaults(model),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+    };
+    Gateway::new(runtime.clone(), Arc::new(ModelText::new(model)), served, grammars(model), telemetry.clone())
+}
+
+fn defaults(model: &Model) -> GenerationDefaults {
+    let g = &model.generation;
+    GenerationDefaults {
+        temperature: g.temperature,
+        top_p: g.top_p,
+        top_k: g.top_k,
+        min_p: g.min_p,
+        repetition_penalty: g.repetition_penalty,
+        max_tokens: None,
+    }
+}
+
+/// Without a compiler structured output is refused, and everything else works: so a tokenizer that it cannot use is
+/// worth a warning.
+fn grammars(model: &Model) -> Option<Arc<GrammarCompiler>> {
+    let file = model.files.read("tokenizer.json").ok().flatten()?;
+    let tokenizer: serde_json::Value = serde_json::from_slice(&file).ok()?;
+    let compiled = GrammarCompiler::from_tokenizer_json(
+        &tokenizer,
+        model.spec.vocab,
+        &model.generation.eos,
+        GrammarLimits::default(),
+    );
+    match compiled {
+        Ok(compiler) => Some(Arc::new(compiler)),
+        Err(e) => {
+            tracing::warn!("{e}");
+            None
+        }
+    }
+}
+
+fn limits(front: &FrontOptions) -> Limits {
+    Limits {
+        body_bytes: usize::try_from(front.max_body).unwrap_or(usize::MAX),
+        choices: front.max_choices as usize,
+        requests: front.max_concurrency as usize,
+        connections: front.max_connections as usize,
+        ..Limits::default()
+    }
+}
+
+fn timeouts(front: &FrontOptions) -> Timeouts {
+    Timeouts {
+        request: front.request_timeout.unwrap_or(LONGEST),
+        longest: front.request_timeout.unwrap_or(LONGEST).max(LONGEST),
+        drain: front.shutdown_grace,
+        ..Timeouts::default()
+    }
+}

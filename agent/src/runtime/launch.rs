@@ -1,0 +1,219 @@
+//! From a model and options to a running engine, on the backend that was chosen.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine::Runtime;
+use super::loader::UnitSource;
+use super::observe::Observer;
+use super::sizing::{Footprint, Sizing, size};
+use super::start::{Parts, Progress, StartError, start};
+use crate::backend::cpu::{CpuBackend, CpuConfig, PAGE_TOKENS, kv_page_bytes};
+use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
+use crate::backend::routing::{Routing, SkewedRouting};
+use crate::backend::weights::{UnitWeights, WeightStore};
+use crate::cli;
+use crate::cli::{BackendChoice, EngineOptions, IsaChoice};
+use crate::model::spec::ModelSpec;
+use crate::model::weights::Weights;
+use sluice_core::ids::Unit;
+use sluice_kernels::cpu::Isa;
+
+/// Idle compute threads of a worker spin for so long when every worker has its cores to itself.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// What an engine is told beside its options.
+pub struct Surroundings {
+    /// New sequences that wait for a rank, at most.
+    pub queue: usize,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+    /// Told while loading.
+    pub progress: Progress,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+impl UnitSource for WeightStore {
+    type Unit = UnitWeights;
+
+    fn load(&self, unit: Unit) -> Result<Arc<UnitWeights>, String> {
+        self.unit(unit).map_err(|e| e.to_string())
+    }
+}
+
+/// Units of a modelled device weigh nothing.
+struct Weightless;
+
+impl UnitSource for Weightless {
+    type Unit = Unit;
+
+    fn load(&self, unit: Unit) -> Result<Arc<Unit>, String> {
+        Ok(Arc::new(unit))
+    }
+}
+
+/// Starts an engine on the CPU.
+///
+/// # Errors
+/// What could not be had.
+pub fn launch_cpu(
+    weights: &Arc<Weights>,
+    o: &EngineOptions,
+    around: Surroundings,
+) -> Result<Runtime, StartError> {
+    let spec = Arc::clone(weights.spec());
+    if o.page_size != PAGE_TOKENS {
+        return Err(StartError::PageSize { is: o.page_size, must: PAGE_TOKENS });
+    }
+    let memory = Footprint { kv_page: kv_page_bytes(&spec) as u64, kv_budget: free_memory() / 4 };
+    let sizing = size(&spec, o, memory)?;
+    let isa = isa(o.isa)?;
+    let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, spec.max_positions));
+    let routing = routing(&spec, o, &sizing)?;
+    let rank = store.rank().map_err(|e| StartError::Load(e.to_string()))?;
+    let numerics = numerics(weights, o, sluice_kernels::cpu::KERNEL_SET);
+    let parts = Parts {
+        source: Arc::clone(&store),
+        numerics,
+        queue: around.queue,
+        observer: around.observer,
+        progress: around.progress,
+        link: None,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let crowded = sizing.workers.iter().map(|w| w.threads).sum::<usize>() > cores;
+    start(&sizing, parts, |plan| {
+        let config = CpuConfig {
+            isa,
+            threads: plan.threads,
+            spin: if crowded { Duration::ZERO } else { SPIN },
+            layout: plan.config.slab,
+            segments: o.segments,
+            slots: plan.config.host.as_ref().map_or(0, |h| h.slots),
+            kv_pages: plan.config.rank.as_ref().map_or(0, |r| r.pages),
+            routing: routing.clone(),
+        };
+        let rank = plan.config.rank.is_some().then(|| Arc::clone(&rank));
+        CpuBackend::new(Arc::clone(&spec), rank, config).map_err(|e| e.to_string())
+    })
+}
+
+/// Starts an engine on modelled devices: the shape of the model comes from the file.
+///
+/// # Errors
+/// What could not be had.
+pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> Result<Runtime, StartError> {
+    let costs = Arc::new(read_costs(file)?);
+    let spec = costs.spec();
+    let memory = Footprint { kv_page: 1, kv_budget: u64::MAX };
+    let sizing = size(&spec, o, memory)?;
+    let even = Routing::Skew { share: 0.0, seed: 1 };
+    let routing = match routing(&spec, o, &sizing)? {
+        Some(r) => r,
+        None => skewed(&spec, even, sizing.workers.len())?.ok_or(StartError::NoExperts)?,
+    };
+    let link = costs.link.map(|l| l.slowed(costs.slow_down));
+    let parts = Parts {
+        source: Arc::new(Weightless),
+        numerics: format!("modelled {}", costs.name),
+        queue: around.queue,
+        observer: around.observer,
+        progress: around.progress,
+        link,
+    };
+    start(&sizing, parts, |plan| {
+        Ok(ModelledBackend::new(ModelledConfig {
+            costs: Arc::clone(&costs),
+            routing: Arc::clone(&routing),
+            segments: o.segments,
+            device: plan.config.id.0,
+        }))
+    })
+}
+
+/// Reads a cost file.
+///
+/// # Errors
+/// If it cannot be read or makes no sense.
+pub fn read_costs(file: &Path) -> Result<CostModel, StartError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| StartError::Load(format!("the cost file {} cannot be read: {e}", file.display())))?;
+    CostModel::parse(&text).map_err(|e| StartError::Load(format!("{}: {e}", file.display())))
+}
+
+/// Starts an engine on the backend of the options.
+///
+/// # Errors
+/// What could not be had.
+pub fn launch(
+    weights: &Arc<Weights>,
+    o: &EngineOptions,
+    around: Surroundings,
+) -> Result<Runtime, StartError> {
+    match &o.backend {
+        BackendChoice::Cpu => launch_cpu(weights, o, around),
+        BackendChoice::Modelled(file) => launch_modelled(file, o, around),
+    }
+}
+
+fn isa(choice: IsaChoice) -> Result<Isa, StartError> {
+    let isa = match choice {
+        IsaChoice::Auto => Isa::best(),
+        IsaChoice::Avx512 => Isa::Avx512,
+        IsaChoice::Avx2 => Isa::Avx2,
+        IsaChoice::Neon => Isa::Neon,
+        IsaChoice::Portable => Isa::Portable,
+    };
+    match isa.is_available() {
+        true => Ok(isa),
+        false => Err(StartError::Isa { wanted: isa.to_string() }),
+    }
+}
+
+fn routing(
+    spec: &ModelSpec,
+    o: &EngineOptions,
+    sizing: &Sizing,
+) -> Result<Option<Arc<SkewedRouting>>, StartError> {
+    let hosts = sizing.workers.iter().filter(|w| w.config.host.is_some()).count();
+    let routing = match o.routing {
+        cli::Routing::Model => Routing::Model,
+        cli::Routing::Skew { share, seed } => Routing::Skew { share, seed },
+        cli::Routing::Busiest { ratio, seed } => Routing::Busiest { ratio, seed },
+    };
+    skewed(spec, routing, hosts)
+}
+
+fn skewed(
+    spec: &ModelSpec,
+    routing: Routing,
+    devices: usize,
+) -> Result<Option<Arc<SkewedRouting>>, StartError> {
+    let Some(moe) = spec.blocks.iter().find_map(|b| b.feed_forward.moe()) else { return Ok(None) };
+    let drawn = SkewedRouting::new(routing, spec.blocks.len(), moe.experts, moe.top_k, devices);
+    Ok(drawn.map_err(|e| StartError::Load(e.to_string()))?.map(Arc::new))
+}
+
+/// Memory that can be had without pushing out what others use, in bytes.
+fn free_memory() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map_or(4 << 30, |k| k * 1024)
+}
+
+/// The hash of all that decides the bits: weights, segments, kernels and the kind of device. Nothing of the layout.
+fn numerics(weights: &Weights, o: &EngineOptions, kernels: &str) -> String {
+    let mut h = blake3::Hasher::new();
+    h.update(kernels.as_bytes());
+    h.update(&[o.segments]);
+    h.update(format!("{:?}", o.routing).as_bytes());
+    h.update(weights.fingerprint().to_string().as_bytes());
+    format!("sluice-{}", &h.finalize().to_hex()[..16])
+}

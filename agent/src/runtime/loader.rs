@@ -1,0 +1,64 @@
+//! Loads unit weights in the background, so that a joining slot never holds up what a worker serves.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use sluice_core::ids::Unit;
+
+use super::mail::Mail;
+
+/// Where a backend's units come from.
+pub trait UnitSource: Send + Sync + 'static {
+    /// A loaded unit.
+    type Unit: Send + Sync + 'static;
+
+    /// Loads one; may take long.
+    ///
+    /// # Errors
+    /// In words for the log.
+    fn load(&self, unit: Unit) -> Result<Arc<Self::Unit>, String>;
+}
+
+/// Told after each unit whether it could be loaded.
+pub(super) type Done = dyn Fn(bool) + Send + Sync;
+
+/// What to load, and whom to tell.
+pub(super) struct Order<U> {
+    pub slot: u32,
+    pub unit: Unit,
+    pub reply: Sender<Mail<U>>,
+}
+
+/// Where orders go, and the threads that carry them out.
+pub(super) type Loaders<U> = (Sender<Order<U>>, Vec<JoinHandle<()>>);
+
+/// Starts `threads` loaders. They end when all senders of orders are gone.
+pub(super) fn spawn<S: UnitSource>(
+    source: &Arc<S>,
+    threads: usize,
+    done: &Arc<Done>,
+) -> std::io::Result<Loaders<S::Unit>> {
+    let (sender, receiver) = channel::<Order<S::Unit>>();
+    let receiver = Arc::new(Mutex::new(receiver));
+    let joins = (0..threads.max(1))
+        .map(|i| {
+            let (source, receiver, done) = (Arc::clone(source), Arc::clone(&receiver), Arc::clone(done));
+            Builder::new().name(format!("load-{i}")).spawn(move || run(&*source, &receiver, &*done))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok((sender, joins))
+}
+
+fn run<S: UnitSource>(source: &S, orders: &Mutex<Receiver<Order<S::Unit>>>, done: &Done) {
+    loop {
+        let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Order { slot, unit, reply }) = next else { return };
+        let weights = source.load(unit);
+        if let Err(why) = &weights {
+            tracing::error!(%unit, slot, "could not load: {why}");
+        }
+        done(weights.is_ok());
+        let _ = reply.send(Mail::Loaded { slot, unit, weights });
+    }
+}

@@ -1,0 +1,175 @@
+//! From options and a model to workers: roles, slabs, KV pages, slots, placement. Plain arithmetic, printed by
+//! `inspect` and checked before anything is claimed.
+
+use std::sync::Arc;
+
+use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
+use sluice_core::cost::Costs;
+use sluice_core::ids::{MICRO, WorkerId};
+use sluice_core::placement::PlacementSlice;
+use sluice_core::slab::SlabLayout;
+use sluice_planner::{Replicas, Request};
+
+use super::start::StartError;
+use crate::cli::{EngineOptions, KvSize, Layout, Routing};
+use crate::model::spec::ModelSpec;
+
+/// Landing rows each rank gets at each expert worker, at most: a step's worth.
+const RING: u32 = 1024;
+/// The cycle until one was measured.
+const FIRST_CYCLE: u64 = 20_000 * MICRO;
+
+/// One worker to be.
+#[derive(Clone, Debug)]
+pub struct WorkerPlan {
+    /// What its core is told; cost curves come from the backend.
+    pub config: WorkerConfig,
+    /// `attention`, `experts` or `hybrid`.
+    pub role: &'static str,
+    /// Compute threads.
+    pub threads: usize,
+}
+
+/// The whole engine to be.
+#[derive(Clone, Debug)]
+pub struct Sizing {
+    /// By worker id.
+    pub workers: Vec<WorkerPlan>,
+    /// The first placement.
+    pub placement: Vec<Arc<PlacementSlice>>,
+    /// Tokens that a rank's KV pool holds.
+    pub kv_tokens: u64,
+}
+
+/// What the model costs in memory, as the backend lays it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Footprint {
+    /// Bytes of a KV page over all blocks.
+    pub kv_page: u64,
+    /// Bytes that may be used for KV pools, all ranks together.
+    pub kv_budget: u64,
+}
+
+fn shape(spec: &ModelSpec, segments: u8) -> Shape {
+    let moe = spec.blocks.iter().map(|b| b.feed_forward.moe());
+    let first = moe.clone().flatten().next();
+    Shape {
+        moe: moe.map(|m| m.is_some()).collect(),
+        experts: first.map_or(0, |m| m.experts as u16),
+        top_k: first.map_or(0, |m| m.top_k as u8),
+        segments,
+    }
+}
+
+/// Sizes an engine.
+///
+/// # Errors
+/// What does not fit, in the words of the options.
+pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Sizing, StartError> {
+    let shape = shape(spec, o.segments);
+    let hybrid = o.layout == Layout::Hybrid;
+    let count = o.workers();
+    let is_rank = |i: u32| hybrid || i < o.attention_ranks;
+    let is_host = |i: u32| hybrid || i >= o.attention_ranks;
+    let ranks = (0..count).filter(|i| is_rank(*i)).count() as u32;
+    let pages = kv_pages(spec, o, memory, ranks)?;
+    let (slots, placement) = place(&shape, o, (0..count).filter(|i| is_host(*i)))?;
+    let rank = RankConfig {
+        pages,
+        page_size: o.page_size,
+        // A draw of experts is a sequence's own: equal prefixes do not have equal keys and values then.
+        prefix_reuse: o.prefix_cache && o.routing == Routing::Model,
+        // Room for every running sequence to go on for a page, as far as the pool allows.
+        watermark: o.max_sequences.min(pages / 16),
+        max_sequences: o.max_sequences,
+        prefill_chunk: o.prefill_chunk,
+        prefill_tokens: o.prefill_tokens.max(o.prefill_chunk),
+    };
+    let tokens = rank.max_sequences + rank.prefill_tokens;
+    let other_ranks = |i: u32| ranks - u32::from(is_rank(i));
+    let threads = o.threads.map_or_else(cores, |t| t as usize);
+    let workers = (0..count).map(|i| {
+        let (r, h) = (is_rank(i), is_host(i));
+        let ring = tokens.min(RING);
+        let slab = SlabLayout {
+            tokens: if r { tokens } else { 0 },
+            groups: if r { tokens } else { 0 },
+            top_k: shape.top_k.into(),
+            parts: o.slices.into(),
+            landing: if h { ring * other_ranks(i) } else { 0 },
+            outputs: if h { o.max_expert_rows } else { 0 },
+        };
+        let policy = if r { o.schedulers.attention } else { o.schedulers.experts };
+        WorkerPlan {
+            config: WorkerConfig {
+                id: WorkerId(i),
+                shape: shape.clone(),
+                slab,
+                waves: o.waves,
+                rank: r.then(|| rank.clone()),
+                host: h.then_some(HostConfig { slots, ring }),
+                policy,
+                max_step_rows: o.max_step_tokens,
+                max_expert_rows: o.max_expert_rows,
+                spans: o.spans && policy != Policy::Sync,
+                costs: Costs::default(),
+                release_cycles: o.release_cycles,
+                initial_cycle: FIRST_CYCLE,
+            },
+            role: match (r, h) {
+                (true, true) => "hybrid",
+                (true, false) => "attention",
+                _ => "experts",
+            },
+            threads: (threads / count as usize).max(1),
+        }
+    });
+    let workers: Vec<WorkerPlan> = workers.collect();
+    for w in &workers {
+        w.config.check()?;
+    }
+    Ok(Sizing { workers, placement, kv_tokens: u64::from(pages) * u64::from(o.page_size) })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn kv_pages(spec: &ModelSpec, o: &EngineOptions, memory: Footprint, ranks: u32) -> Result<u32, StartError> {
+    let page = u64::from(o.page_size);
+    let longest = (spec.max_positions as u64).div_ceil(page);
+    let pages = match o.kv {
+        KvSize::Tokens(t) => t.div_ceil(page),
+        KvSize::Bytes(b) => b / memory.kv_page.max(1),
+        KvSize::Auto => {
+            let budget = memory.kv_budget / u64::from(ranks.max(1)) / memory.kv_page.max(1);
+            budget.min(longest * u64::from(o.max_sequences)).max(longest)
+        }
+    };
+    match u32::try_from(pages) {
+        Ok(pages) if pages > 0 => Ok(pages),
+        _ => Err(StartError::Kv { pages, page_size: o.page_size }),
+    }
+}
+
+/// Slots per worker, and the placement that fills them.
+fn place(
+    shape: &Shape,
+    o: &EngineOptions,
+    hosts: impl Iterator<Item = u32>,
+) -> Result<(u32, Vec<Arc<PlacementSlice>>), StartError> {
+    let hosts: Vec<u32> = hosts.collect();
+    let units =
+        shape.moe.iter().filter(|m| **m).count() as u32 * u32::from(shape.experts) * u32::from(o.slices);
+    let slots = (units * o.replicas).div_ceil(hosts.len().max(1) as u32);
+    let worker = |i: &u32| sluice_planner::Worker { id: WorkerId(*i), slots };
+    let mut request = Request::new(shape.moe.clone(), shape.experts, hosts.iter().map(worker).collect());
+    (request.segments, request.slices) = (o.segments, o.slices);
+    request.replicas = Replicas::exactly(o.replicas);
+    if units == 0 {
+        return Ok((0, vec![]));
+    }
+    let plan = sluice_planner::plan(&request)?;
+    let blocks = shape.blocks();
+    Ok((slots, plan.placement(blocks, blocks, 1).into_iter().map(Arc::new).collect()))
+}

@@ -1,0 +1,284 @@
+//! Starting an engine: backends, threads, hellos, placement; ready when every slot is loaded.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
+
+use sluice_core::config::ConfigError;
+use sluice_core::event::PeerUp;
+use sluice_core::front::{Front, FrontConfig, RankLoad};
+use sluice_core::ids::{GatewayId, WorkerId};
+use sluice_core::worker::Worker;
+use sluice_planner::PlanError;
+
+use super::clock::Clock;
+use super::engine::Runtime;
+use super::front::FrontThread;
+use super::loader::{self, UnitSource};
+use super::mail::Mail;
+use super::observe::Observer;
+use super::sizing::{Sizing, WorkerPlan};
+use super::worker::WorkerThread;
+use crate::backend::Backend;
+use crate::backend::modelled::Link;
+use crate::telemetry::{StepKind, WorkerSample};
+
+/// An engine that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The sizes contradict each other.
+    #[error("these options do not go together: {0}")]
+    Config(#[from] ConfigError),
+    /// The experts do not fit the workers.
+    #[error("the experts cannot be placed: {0}")]
+    Placement(#[from] PlanError),
+    /// No KV pool.
+    #[error(
+        "a KV pool of {pages} pages of {page_size} tokens cannot be had: give --kv-tokens or --kv-memory"
+    )]
+    Kv {
+        /// What was asked for.
+        pages: u64,
+        /// Tokens per page.
+        page_size: u32,
+    },
+    /// A backend.
+    #[error("{worker}: {why}")]
+    Backend {
+        /// Whose.
+        worker: WorkerId,
+        /// In words.
+        why: String,
+    },
+    /// A thread.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Weights.
+    #[error("weights could not be loaded; the log says which and why")]
+    Weights,
+    /// Something that an engine is made of.
+    #[error("{0}")]
+    Load(String),
+    /// Pages.
+    #[error("--page-size {is}: pages of this backend hold {must} tokens")]
+    PageSize {
+        /// What was asked for.
+        is: u32,
+        /// What it has.
+        must: u32,
+    },
+    /// The instruction set.
+    #[error("--isa {wanted}: this CPU does not have it; leave it out to use the best that it has")]
+    Isa {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A model without experts.
+    #[error("the model has no block with experts")]
+    NoExperts,
+}
+
+/// How far loading is: (units loaded, units in all).
+pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
+
+/// What a started engine needs beside its sizing.
+pub struct Parts<S> {
+    /// Where units come from.
+    pub source: Arc<S>,
+    /// The hash of all that decides the bits.
+    pub numerics: String,
+    /// New sequences that wait for a rank, at most.
+    pub queue: usize,
+    /// Who watches.
+    pub observer: Arc<dyn Observer>,
+    /// Told while loading.
+    pub progress: Progress,
+    /// Frames between workers take the time of this link, for experiments.
+    pub link: Option<Link>,
+}
+
+impl<S> std::fmt::Debug for Parts<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("numerics", &self.numerics).finish_non_exhaustive()
+    }
+}
+
+/// Starts an engine, and returns when it can serve.
+///
+/// # Errors
+/// What could not be had. Nothing is left running then.
+pub fn start<B, S>(
+    sizing: &Sizing,
+    parts: Parts<S>,
+    mut backend: impl FnMut(&WorkerPlan) -> Result<B, String>,
+) -> Result<Runtime, StartError>
+where
+    B: Backend + 'static,
+    S: UnitSource<Unit = B::Unit>,
+{
+    let clock = Clock::start();
+    let (mut addresses, mut inboxes) = (vec![], vec![]);
+    for _ in &sizing.workers {
+        let (address, inbox) = channel::<Mail<B::Unit>>();
+        addresses.push(address);
+        inboxes.push(inbox);
+    }
+    let (front, front_inbox) = channel();
+    let total = sizing.placement.iter().map(|p| p.replicas.len()).sum::<usize>();
+    let loaded = AtomicUsize::new(0);
+    let ready = Arc::new(Ready::new(Arc::clone(&parts.observer), sizing.workers.len()));
+    let (progress, watch) = (Arc::clone(&parts.progress), Arc::clone(&ready));
+    let done: Arc<loader::Done> = Arc::new(move |ok| match ok {
+        true => progress(loaded.fetch_add(1, Ordering::Relaxed) + 1, total),
+        false => watch.fail(),
+    });
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (orders, mut joins) = loader::spawn(&parts.source, threads, &done)?;
+    let observer: Arc<dyn Observer> = ready.clone();
+
+    let mut workers = vec![];
+    for (plan, inbox) in sizing.workers.iter().zip(inboxes) {
+        let id = plan.config.id;
+        let mut backend = backend(plan).map_err(|why| StartError::Backend { worker: id, why })?;
+        let mut config = plan.config.clone();
+        config.costs = backend.calibrate();
+        tracing::debug!(worker = id.0, costs = ?config.costs, "calibrated");
+        let core = Worker::new(config)?;
+        workers.push(WorkerThread {
+            id,
+            role: plan.role,
+            core,
+            backend,
+            clock,
+            inbox,
+            address: addresses[id.0 as usize].clone(),
+            peers: addresses.clone(),
+            front: front.clone(),
+            loader: orders.clone(),
+            observer: Arc::clone(&observer),
+            link: parts.link,
+            pages: plan.config.rank.as_ref().map_or((0, 1), |r| (r.pages, r.page_size)),
+        });
+    }
+    introduce(sizing, &addresses);
+    for worker in workers {
+        let name = format!("{}-{}", worker.role, worker.id.0);
+        joins.push(Builder::new().name(name).spawn(move || worker.run())?);
+    }
+
+    let ranks: Vec<(WorkerId, RankLoad)> = sizing.workers.iter().filter_map(first_load).collect();
+    let mut front_config = FrontConfig::new(GatewayId(0));
+    front_config.queue = parts.queue;
+    // One process, one cohort.
+    let cohort = 0;
+    let (workers, watcher) = (addresses.clone(), parts.observer);
+    let thread = FrontThread {
+        front: Front::new(front_config),
+        clock,
+        inbox: front_inbox,
+        workers,
+        observer: watcher,
+    };
+    joins.push(Builder::new().name("front".into()).spawn(move || thread.run(&ranks, cohort))?);
+    let stop_all = addresses.clone();
+    let runtime = Runtime {
+        front,
+        stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
+        joins: Mutex::new(joins),
+        numerics: parts.numerics,
+    };
+    ready.wait(&addresses)?;
+    Ok(runtime)
+}
+
+fn first_load(plan: &WorkerPlan) -> Option<(WorkerId, RankLoad)> {
+    let r = plan.config.rank.as_ref()?;
+    let load = RankLoad {
+        free_blocks: r.pages,
+        pool_blocks: r.pages,
+        block_tokens: r.page_size,
+        queue: 0,
+        draining: false,
+    };
+    Some((plan.config.id, load))
+}
+
+/// Everybody meets everybody, and learns the placement.
+fn introduce<U>(sizing: &Sizing, addresses: &[Sender<Mail<U>>]) {
+    for (i, address) in addresses.iter().enumerate() {
+        for (j, plan) in sizing.workers.iter().enumerate() {
+            if i != j {
+                let _ = address.send(Mail::Peer(PeerUp {
+                    worker: plan.config.id,
+                    epoch: 1,
+                    is_rank: plan.config.rank.is_some(),
+                    host_ring: plan.config.host.as_ref().map(|h| h.ring),
+                }));
+            }
+        }
+        for slice in &sizing.placement {
+            let _ = address.send(Mail::Placement(Arc::clone(slice)));
+        }
+    }
+}
+
+/// Waits for all workers to have loaded their slots, passing reports on.
+struct Ready {
+    observer: Arc<dyn Observer>,
+    ready: Mutex<Vec<bool>>,
+    failed: std::sync::atomic::AtomicBool,
+    changed: std::sync::Condvar,
+}
+
+impl Ready {
+    fn new(observer: Arc<dyn Observer>, workers: usize) -> Self {
+        Self {
+            observer,
+            ready: Mutex::new(vec![false; workers]),
+            failed: false.into(),
+            changed: std::sync::Condvar::new(),
+        }
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    fn wait<U>(&self, addresses: &[Sender<Mail<U>>]) -> Result<(), StartError> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        while !ready.iter().all(|r| *r) {
+            if self.failed.load(Ordering::Relaxed) {
+                return Err(StartError::Weights);
+            }
+            let wait = self.changed.wait_timeout(ready, Duration::from_millis(100));
+            ready = wait.unwrap_or_else(PoisonError::into_inner).0;
+            for (a, r) in addresses.iter().zip(ready.iter()) {
+                if !r {
+                    let _ = a.send(Mail::Report);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Ready {
+    fn step(&self, worker: WorkerId, kind: StepKind, rows: usize, took: Duration) {
+        self.observer.step(worker, kind, rows, took);
+    }
+
+    fn report(&self, sample: WorkerSample) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(r) = ready.get_mut(sample.worker.0 as usize)
+            && *r != sample.ready
+        {
+            *r = sample.ready;
+            self.changed.notify_all();
+        }
+        drop(ready);
+        self.observer.report(sample);
+    }
+}

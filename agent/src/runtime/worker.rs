@@ -1,0 +1,351 @@
+//! The thread of one worker: mail and outcomes into the core, the core's actions out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use sluice_core::event::{Action, Event};
+use sluice_core::frame::{Body, Frame};
+use sluice_core::front::RankLoad;
+use sluice_core::ids::{Attempt, Nanos, Row, SeqKey, WorkerId};
+use sluice_core::sequence::{Bind, RankEvent};
+use sluice_core::step::Step;
+use sluice_core::worker::Worker;
+
+use super::clock::Clock;
+use super::front::Choice;
+use super::loader::Order;
+use super::mail::{FrontMail, Mail, Told};
+use super::observe::Observer;
+use crate::backend::Backend;
+use crate::backend::modelled::Link;
+use crate::sampling::{Logprobs, SequenceSampling};
+use crate::telemetry::{StepKind, WorkerSample};
+
+/// How often a worker shows its state.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// A rank tells its load again at the earliest after this.
+const LOAD_EVERY: Nanos = 20_000_000;
+
+/// What a worker thread works with.
+pub(super) struct WorkerThread<B: Backend> {
+    pub id: WorkerId,
+    pub role: &'static str,
+    pub core: Worker,
+    pub backend: B,
+    pub clock: Clock,
+    pub inbox: Receiver<Mail<B::Unit>>,
+    /// Its own address, for loaders to answer to.
+    pub address: Sender<Mail<B::Unit>>,
+    /// By worker id.
+    pub peers: Vec<Sender<Mail<B::Unit>>>,
+    pub front: Sender<FrontMail>,
+    pub loader: Sender<Order<B::Unit>>,
+    pub observer: Arc<dyn Observer>,
+    pub link: Option<Link>,
+    pub pages: (u32, u32),
+}
+
+/// What belongs to one attempt of one sequence.
+type AttemptKey = (SeqKey, Attempt);
+
+struct State {
+    /// Bound, not opened yet.
+    pending: HashMap<AttemptKey, SequenceSampling>,
+    /// By handle.
+    open: HashMap<u32, AttemptKey>,
+    /// Log-probabilities of the last head step.
+    logprobs: HashMap<(SeqKey, u32), Box<Logprobs>>,
+    told: Vec<Told>,
+    running: Option<(StepKind, usize, Instant)>,
+    last_load: Option<(Nanos, RankLoad)>,
+    next_report: Instant,
+    gathered: Vec<Row>,
+    values: Vec<f32>,
+    /// Frames still on a modelled link, soonest last.
+    on_link: Vec<(Instant, WorkerId, Frame, Vec<f32>)>,
+    /// When this worker's modelled port is free to send and to receive.
+    ports: (Instant, Instant),
+}
+
+impl<B: Backend> WorkerThread<B> {
+    /// Until [`Mail::Stop`], or until everybody else is gone.
+    pub(super) fn run(mut self) {
+        let mut state = State {
+            pending: HashMap::new(),
+            open: HashMap::new(),
+            logprobs: HashMap::new(),
+            told: vec![],
+            running: None,
+            last_load: None,
+            next_report: Instant::now(),
+            gathered: vec![],
+            values: vec![],
+            on_link: vec![],
+            ports: (Instant::now(), Instant::now()),
+        };
+        loop {
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => return self.report(),
+                    Ok(mail) => self.take(mail, &mut state),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            if state.running.is_some()
+                && let Some(outcome) = self.backend.poll()
+            {
+                self.finished(outcome, &mut state);
+                continue;
+            }
+            if let Some((at, ..)) = state.on_link.last()
+                && *at <= Instant::now()
+                && let Some((_, from, frame, payload)) = state.on_link.pop()
+            {
+                self.receive(self.clock.now(), from, frame, &payload, &mut state);
+                self.act(&mut state);
+                continue;
+            }
+            let now = self.clock.now();
+            if self.core.wake().is_some_and(|at| at <= now) {
+                self.core.handle(now, Event::Tick);
+                self.act(&mut state);
+                continue;
+            }
+            self.tell(&mut state);
+            if Instant::now() >= state.next_report {
+                state.next_report = Instant::now() + REPORT_EVERY;
+                self.report();
+            }
+            match self.inbox.recv_timeout(self.patience(&state)) {
+                Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => return self.report(),
+                Ok(mail) => self.take(mail, &mut state),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// How long there is nothing to do if no mail comes.
+    fn patience(&self, state: &State) -> Duration {
+        let mut wait = state.next_report.saturating_duration_since(Instant::now());
+        if let Some(at) = self.core.wake() {
+            wait = wait.min(self.clock.until(at));
+        }
+        if let Some((at, ..)) = state.on_link.last() {
+            wait = wait.min(at.saturating_duration_since(Instant::now()));
+        }
+        if state.running.is_some() {
+            let until = self.backend.busy_until().map(|t| t.saturating_duration_since(Instant::now()));
+            // A device that cannot say when it is done is asked again soon.
+            wait = wait.min(until.unwrap_or(Duration::from_micros(5)));
+        }
+        wait
+    }
+
+    fn take(&mut self, mail: Mail<B::Unit>, state: &mut State) {
+        let now = self.clock.now();
+        match mail {
+            Mail::Frame { from, frame, payload, at: None } => self.receive(now, from, frame, &payload, state),
+            Mail::Frame { from, frame, payload, at: Some(at) } => {
+                return self.on_link(from, frame, payload, at, state);
+            }
+            Mail::Bind { bind, choice } => {
+                state.pending.insert((bind.seq, bind.attempt), sampling(&bind, &choice));
+                self.core.handle(now, Event::Bind(bind));
+            }
+            Mail::Cancel { seq, attempt } => self.core.handle(now, Event::Cancel { seq, attempt }),
+            Mail::Peer(hello) => self.core.handle(now, Event::PeerUp(hello)),
+            Mail::Placement(slice) => self.core.handle(now, Event::Placement(slice)),
+            Mail::Loaded { slot, unit, weights } => {
+                let ok = weights.is_ok();
+                if let Ok(weights) = weights {
+                    self.backend.install(slot, weights);
+                }
+                self.core.handle(now, Event::SlotLoaded { slot, unit, ok });
+                state.next_report = Instant::now();
+            }
+            Mail::Report => state.next_report = Instant::now(),
+            Mail::Stop => {}
+        }
+        self.act(state);
+    }
+
+    fn receive(&mut self, now: Nanos, from: WorkerId, frame: Frame, payload: &[f32], state: &mut State) {
+        let landing = self.core.receive(now, from, frame);
+        if landing.is_empty() {
+            return;
+        }
+        let len = self.backend.row_len();
+        state.gathered.clear();
+        state.gathered.extend(landing.iter().map(|(_, row)| *row));
+        if landing.iter().enumerate().all(|(i, (at, _))| i as u32 == *at) {
+            self.backend.write_rows(&state.gathered, &payload[..landing.len() * len]);
+            return;
+        }
+        state.values.clear();
+        for (at, _) in &landing {
+            state.values.extend_from_slice(&payload[*at as usize * len..][..len]);
+        }
+        self.backend.write_rows(&state.gathered, &state.values);
+    }
+
+    fn finished(&mut self, outcome: sluice_core::step::Outcome, state: &mut State) {
+        if let Some((kind, rows, start)) = state.running.take() {
+            self.observer.step(self.id, kind, rows, start.elapsed());
+            if kind == StepKind::Head {
+                for l in self.backend.take_logprobs() {
+                    if let Some((seq, _)) = state.open.get(&l.seq.0) {
+                        state.logprobs.insert((*seq, l.index), Box::new(l.logprobs));
+                    }
+                }
+            }
+        }
+        if let sluice_core::step::Outcome::Failed(why) = &outcome {
+            tracing::error!(worker = self.id.0, "the backend failed: {why}");
+            state.next_report = Instant::now();
+        }
+        self.core.handle(self.clock.now(), Event::Done(outcome));
+        self.act(state);
+        state.logprobs.clear();
+    }
+
+    fn act(&mut self, state: &mut State) {
+        let actions: Vec<Action> = self.core.actions().collect();
+        for action in actions {
+            match action {
+                Action::Run(step) => {
+                    let (kind, rows) = describe(&step);
+                    state.running = Some((kind, rows, Instant::now()));
+                    self.backend.submit(step);
+                }
+                Action::Send { to, frame } => self.send(to, frame, state),
+                Action::Tell { seq, attempt, event, .. } => {
+                    if !matches!(event, RankEvent::Accepted | RankEvent::Token { .. }) {
+                        state.pending.remove(&(seq, attempt));
+                    }
+                    let logprobs = match event {
+                        RankEvent::Token { index, .. } => state.logprobs.remove(&(seq, index)),
+                        _ => None,
+                    };
+                    state.told.push(Told { seq, attempt, event, logprobs });
+                }
+                Action::Open { handle, seq, attempt } => {
+                    state.open.insert(handle.0, (seq, attempt));
+                    match state.pending.remove(&(seq, attempt)) {
+                        Some(sampling) => self.backend.open(handle, sampling),
+                        None => tracing::error!(%seq, attempt, "opened without its sampling parameters"),
+                    }
+                }
+                Action::Close { handle } => {
+                    state.open.remove(&handle.0);
+                    self.backend.close(handle);
+                }
+                Action::LoadSlot { slot, unit } => {
+                    let _ = self.loader.send(Order { slot, unit, reply: self.address.clone() });
+                }
+                Action::FreeSlot { slot, .. } => self.backend.free_slot(slot),
+            }
+        }
+    }
+
+    fn send(&mut self, to: WorkerId, frame: Frame, state: &mut State) {
+        let mut payload = vec![];
+        match &frame.body {
+            Body::Tokens(batch) => {
+                state.gathered.clear();
+                state.gathered.extend(batch.rows.iter().map(|r| r.src));
+                self.backend.read_rows(&state.gathered, &mut payload);
+            }
+            Body::Returns(batch) => self.backend.read_rows(&batch.rows, &mut payload),
+            _ => {}
+        }
+        if let Some(peer) = self.peers.get(to.0 as usize) {
+            let at = self.link.map(|link| depart(link, &frame, &mut state.ports.0));
+            let _ = peer.send(Mail::Frame { from: self.id, frame, payload, at });
+        }
+    }
+
+    /// A frame left its sender at `at`; the rows pass this worker's port one frame after another.
+    fn on_link(&self, from: WorkerId, frame: Frame, payload: Vec<f32>, at: Instant, state: &mut State) {
+        let Some(link) = self.link else { return };
+        let port = &mut state.ports.1;
+        let rows = Duration::from_secs_f64(rows_of(&frame) as f64 * link.row_bytes / link.bandwidth);
+        let mut arrival = at + Duration::from_secs_f64(link.hop);
+        if !rows.is_zero() {
+            arrival = arrival.max(*port) + rows;
+            *port = arrival;
+        }
+        let place = state.on_link.partition_point(|(t, ..)| *t > arrival);
+        state.on_link.insert(place, (arrival, from, frame, payload));
+    }
+
+    /// Passes on what the rank said, with its load now and then.
+    fn tell(&mut self, state: &mut State) {
+        let Some((free, _, waiting)) = self.core.rank_load() else { return };
+        let (pool_blocks, block_tokens) = self.pages;
+        let load = RankLoad { free_blocks: free, pool_blocks, block_tokens, queue: waiting, draining: false };
+        let now = self.clock.now();
+        let fresh = state.last_load.is_none_or(|(at, last)| last != load && now >= at + LOAD_EVERY);
+        if state.told.is_empty() && !fresh {
+            return;
+        }
+        if fresh {
+            state.last_load = Some((now, load));
+        }
+        let events = std::mem::take(&mut state.told);
+        let _ = self.front.send(FrontMail::Rank { rank: self.id, events, load: fresh.then_some(load) });
+    }
+
+    fn report(&self) {
+        self.observer.report(WorkerSample {
+            worker: self.id,
+            role: self.role,
+            counters: *self.core.counters(),
+            pressure: self.core.pressure(self.clock.now()),
+            ready: self.core.is_ready(),
+            failure: self.core.failure().map(str::to_owned),
+        });
+    }
+}
+
+fn sampling(bind: &Bind, choice: &Choice) -> SequenceSampling {
+    SequenceSampling {
+        params: (*choice.sampling).clone(),
+        choice: bind.seq.choice,
+        ids: Arc::clone(&bind.ids),
+        produced: bind.produced,
+        stop_ids: bind.stop.ids.clone(),
+        min_tokens: bind.stop.min_tokens,
+        constraint: choice.grammar.as_ref().map(crate::sampling::CompiledGrammar::start),
+    }
+}
+
+fn rows_of(frame: &Frame) -> usize {
+    match &frame.body {
+        Body::Tokens(b) => b.rows.len(),
+        Body::Returns(b) => b.rows.len(),
+        _ => 0,
+    }
+}
+
+/// When a frame's rows begin to arrive at the other end, less the hop: they leave one frame after another.
+fn depart(link: Link, frame: &Frame, port: &mut Instant) -> Instant {
+    let rows = Duration::from_secs_f64(rows_of(frame) as f64 * link.row_bytes / link.bandwidth);
+    let start = Instant::now();
+    if rows.is_zero() {
+        return start;
+    }
+    let start = start.max(*port);
+    *port = start + rows;
+    start
+}
+
+fn describe(step: &Step) -> (StepKind, usize) {
+    match step {
+        Step::Attention(s) if s.span => (StepKind::Span, s.rows.len()),
+        Step::Attention(s) => (StepKind::Attention, s.rows.len()),
+        Step::Experts(s) => (StepKind::Experts, s.items.len()),
+        Step::Head(s) => (StepKind::Head, s.rows.len()),
+    }
+}
