@@ -9,7 +9,8 @@ use std::collections::HashMap;
 pub struct Sender {
     /// Landing rows it has at the receiver.
     pub ring: u32,
-    /// It sends what the attention step gave that has just ended: none of it was redirected, orphaned or stalled.
+    /// An attention step has just ended: its batches (the ones with a count of its rows) were not redirected, orphaned
+    /// or stalled.
     pub fresh: bool,
     /// It has had tokens that left the count: redirected, orphaned, or without credit.
     pub exempt: bool,
@@ -49,7 +50,9 @@ impl Ledger {
             Body::Tokens(batch) => {
                 self.put(from, to, batch, sender.ring)?;
                 let promised = self.marks.get(&(to, from, batch.class.0)).filter(|m| counts(m));
-                if let Some(m) = promised.filter(|m| sender.fresh && batch.progress < m.progress) {
+                if let Some(m) =
+                    promised.filter(|m| sender.fresh && batch.step_rows > 0 && batch.progress < m.progress)
+                {
                     return Err(format!(
                         "worker {from} sends class {} at progress {} to worker {to} below its mark {}",
                         batch.class.0, batch.progress, m.progress
