@@ -11,7 +11,7 @@ use super::loading;
 
 /// Serves until SIGTERM or an interrupt; the second one ends at once.
 pub fn serve(options: ServeOptions, format: LogFormat) -> anyhow::Result<()> {
-    let _logs = start_logs(format, options.traces.otlp_endpoint.as_deref())?;
+    let _logs = start_logs(format, &options.traces)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (bar, progress) = loading::bar(false);

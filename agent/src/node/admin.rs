@@ -1,7 +1,7 @@
 //! The admin pages of a serving agent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::gateway::Admin;
 use crate::runtime::Runtime;
@@ -11,13 +11,14 @@ use crate::telemetry::{FrontSample, Telemetry};
 #[derive(Debug)]
 pub(super) struct Pages {
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) runtime: Arc<Runtime>,
+    /// Set when the model is loaded.
+    pub(super) runtime: OnceLock<Arc<Runtime>>,
     pub(super) draining: AtomicBool,
 }
 
 impl Pages {
     fn front(&self) -> Option<FrontSample> {
-        let state = self.runtime.state()?;
+        let state = self.runtime.get()?.state()?;
         Some(FrontSample { counts: state.counts, live: state.live, waiting: state.waiting })
     }
 }
@@ -33,6 +34,9 @@ impl Admin for Pages {
     fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining: takes no new requests".into());
+        }
+        if self.runtime.get().is_none() {
+            return Err("loading the model".into());
         }
         self.healthy()
     }

@@ -2,20 +2,21 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::admin::Pages;
 use super::open_model;
 use super::text::ModelText;
 use crate::cli::{FrontOptions, ServeOptions};
 use crate::gateway::{
-    Gateway, GenerationDefaults, Keys, KeysError, Limits, ServeConfig, ServeError, ServedModel, Timeouts,
-    admin_router, connection_budget, router, serve as listen,
+    Gateway, GenerationDefaults, Keys, KeysError, Limits, ServeConfig, ServeError, ServedModel, Silent,
+    Timeouts, admin_router, connection_budget, router, serve as listen,
 };
 use crate::model::{Model, ModelError};
 use crate::runtime::{Progress, Runtime, StartError, Surroundings, launch};
@@ -80,17 +81,25 @@ pub async fn serve(
     };
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?;
     let telemetry = Arc::new(Telemetry::new(options.engine.workers() as usize)?);
-    let watcher = telemetry.clone();
-    let (source, engine, queue) = (options.model.clone(), options.engine.clone(), options.front.max_queue);
-    let (model, runtime) = tokio::task::spawn_blocking(move || -> Result<_, NodeError> {
-        let model = open_model(&source)?;
-        let around = Surroundings { queue: queue as usize, observer: watcher, progress };
-        let runtime = launch(&model.weights, &engine, around)?;
-        Ok((model, Arc::new(runtime)))
-    })
-    .await??;
-    let limits = limits(&options.front);
     let timeouts = timeouts(&options.front);
+    let pages = Arc::new(Pages {
+        telemetry: telemetry.clone(),
+        runtime: OnceLock::new(),
+        draining: AtomicBool::new(false),
+    });
+    let serving_admin = admin.as_ref().map(|(_, at)| *at);
+    // Before the model, so that a supervisor can tell loading from hanging.
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), &timeouts));
+    let loaded = load(&options, &telemetry, progress).await;
+    let (model, runtime) = match loaded {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            stop_admin(admin).await?;
+            return Err(e);
+        }
+    };
+    let _ = pages.runtime.set(runtime.clone());
+    let limits = limits(&options.front);
     let gateway = gateway(&model, &runtime, &options, &telemetry)
         .with_limits(limits.clone())
         .with_timeouts(timeouts.clone())
@@ -98,31 +107,14 @@ pub async fn serve(
     let serving = Serving {
         model: served_name(&model, &options.front),
         listen: address,
-        admin: admin.as_ref().map(|(_, at)| *at),
+        admin: serving_admin,
         numerics: runtime.numerics_id().to_owned(),
     };
-    let pages = Arc::new(Pages {
-        telemetry: telemetry.clone(),
-        runtime: runtime.clone(),
-        draining: AtomicBool::new(false),
-    });
     let config = ServeConfig {
         connections: connection_budget(limits.connections),
-        timeouts: timeouts.clone(),
+        timeouts,
         observer: telemetry.clone(),
     };
-    let (end, mut ended) = watch::channel(());
-    let admin_task = admin.map(|(listener, _)| {
-        let config = ServeConfig {
-            connections: 64,
-            timeouts: Timeouts { drain: Duration::from_secs(1), ..timeouts.clone() },
-            observer: Arc::new(crate::gateway::Silent),
-        };
-        let pages = admin_router(pages.clone());
-        tokio::spawn(listen(listener, pages, config, async move {
-            let _ = ended.changed().await;
-        }))
-    });
     ready(&serving);
     let stop = async {
         stop.await;
@@ -136,11 +128,57 @@ pub async fn serve(
     if !drained {
         tracing::warn!("sequences were cut at the end of the grace period");
     }
-    let _ = end.send(());
-    if let Some(task) = admin_task {
+    stop_admin(admin).await?;
+    Ok(cut)
+}
+
+/// The admin listener, and how it is told to end.
+struct AdminTask {
+    end: watch::Sender<()>,
+    task: JoinHandle<usize>,
+}
+
+impl AdminTask {
+    fn start(listener: TcpListener, pages: Arc<Pages>, timeouts: &Timeouts) -> Self {
+        let config = ServeConfig {
+            connections: 64,
+            timeouts: Timeouts { drain: Duration::from_secs(1), ..timeouts.clone() },
+            observer: Arc::new(Silent),
+        };
+        let (end, mut ended) = watch::channel(());
+        let stop = async move {
+            let _ = ended.changed().await;
+        };
+        Self { end, task: tokio::spawn(listen(listener, admin_router(pages), config, stop)) }
+    }
+}
+
+async fn stop_admin(admin: Option<AdminTask>) -> Result<(), NodeError> {
+    if let Some(AdminTask { end, task }) = admin {
+        let _ = end.send(());
         task.await?;
     }
-    Ok(cut)
+    Ok(())
+}
+
+async fn load(
+    options: &ServeOptions,
+    telemetry: &Arc<Telemetry>,
+    progress: Progress,
+) -> Result<(Model, Arc<Runtime>), NodeError> {
+    let (source, engine) = (options.model.clone(), options.engine.clone());
+    let around = Surroundings {
+        queue: options.front.max_queue as usize,
+        observer: telemetry.clone(),
+        progress,
+        trace_sample: options.traces.sample,
+    };
+    tokio::task::spawn_blocking(move || {
+        let model = open_model(&source)?;
+        let runtime = launch(&model.weights, &engine, around)?;
+        Ok((model, Arc::new(runtime)))
+    })
+    .await?
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {

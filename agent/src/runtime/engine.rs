@@ -60,7 +60,11 @@ impl Runtime {
 
 impl Engine for Runtime {
     fn submit(&self, request: Generate, sink: EventSink) {
-        let _ = self.front.send(FrontMail::Submit { request: Box::new(request), sink });
+        let _ = self.front.send(FrontMail::Submit {
+            request: Box::new(request),
+            sink,
+            span: tracing::Span::current(),
+        });
     }
 
     fn cancel(&self, seq: SeqKey, cause: CancelCause) {

@@ -20,6 +20,8 @@ pub(super) struct Choice {
     pub sampling: Arc<SamplingParams>,
     pub grammar: Option<CompiledGrammar>,
     pub submitted: Nanos,
+    /// Its request's.
+    pub span: tracing::Span,
 }
 
 pub(super) struct FrontThread<U> {
@@ -61,7 +63,7 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
 
     fn take(&mut self, now: Nanos, mail: FrontMail, out: &mut Vec<Action<Arc<Choice>>>) {
         match mail {
-            FrontMail::Submit { request, sink } => self.submit(now, &request, &sink, out),
+            FrontMail::Submit { request, sink, span } => self.submit(now, &request, &sink, &span, out),
             FrontMail::Cancel { seq, cause } => self.front.cancel(now, seq, cause, out),
             FrontMail::Rank { rank, events, load } => {
                 for told in events {
@@ -84,13 +86,21 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
         }
     }
 
-    fn submit(&mut self, now: Nanos, g: &Generate, sink: &EventSink, out: &mut Vec<Action<Arc<Choice>>>) {
+    fn submit(
+        &mut self,
+        now: Nanos,
+        g: &Generate,
+        sink: &EventSink,
+        span: &tracing::Span,
+        out: &mut Vec<Action<Arc<Choice>>>,
+    ) {
         let choice = || {
             Arc::new(Choice {
                 sink: sink.clone(),
                 sampling: Arc::clone(&g.sampling),
                 grammar: g.grammar.clone(),
                 submitted: now,
+                span: span.clone(),
             })
         };
         let timeout = u64::try_from(g.timeout.as_nanos()).unwrap_or(Nanos::MAX);

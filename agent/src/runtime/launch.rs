@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub observer: Arc<dyn Observer>,
     /// Told while loading.
     pub progress: Progress,
+    /// Share of the requests whose tokens leave spans, 0 to 1.
+    pub trace_sample: f64,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -84,6 +86,7 @@ pub fn launch_cpu(
         queue: around.queue,
         observer: around.observer,
         progress: around.progress,
+        trace_sample: around.trace_sample,
         link: None,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -125,6 +128,7 @@ pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> 
         queue: around.queue,
         observer: around.observer,
         progress: around.progress,
+        trace_sample: around.trace_sample,
         link,
     };
     start(&sizing, parts, |plan| {

@@ -37,8 +37,8 @@ pub(super) enum Mail<U> {
 
 /// To the front.
 pub(super) enum FrontMail {
-    /// A request of the gateway.
-    Submit { request: Box<Generate>, sink: EventSink },
+    /// A request of the gateway, with the span it belongs to.
+    Submit { request: Box<Generate>, sink: EventSink, span: tracing::Span },
     /// The client, or a stop string, ends a sequence.
     Cancel { seq: SeqKey, cause: CancelCause },
     /// What a rank says.

@@ -23,7 +23,7 @@ use super::sizing::{Sizing, WorkerPlan};
 use super::worker::WorkerThread;
 use crate::backend::Backend;
 use crate::backend::modelled::Link;
-use crate::telemetry::{StepKind, WorkerSample};
+use crate::telemetry::{StepKind, TokenSpans, WorkerSample};
 
 /// An engine that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,8 @@ pub struct Parts<S> {
     pub observer: Arc<dyn Observer>,
     /// Told while loading.
     pub progress: Progress,
+    /// Share of the requests whose tokens leave spans, 0 to 1.
+    pub trace_sample: f64,
     /// Frames between workers take the time of this link, for experiments.
     pub link: Option<Link>,
 }
@@ -159,6 +161,7 @@ where
             loader: orders.clone(),
             observer: Arc::clone(&observer),
             link: parts.link,
+            spans: TokenSpans::new(id, parts.trace_sample),
             pages: plan.config.rank.as_ref().map_or((0, 1), |r| (r.pages, r.page_size)),
         });
     }

@@ -21,7 +21,7 @@ use super::observe::Observer;
 use crate::backend::Backend;
 use crate::backend::modelled::Link;
 use crate::sampling::{Logprobs, SequenceSampling};
-use crate::telemetry::{StepKind, WorkerSample};
+use crate::telemetry::{StepKind, TokenSpans, WorkerSample};
 
 /// How often a worker shows its state.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -44,6 +44,7 @@ pub(super) struct WorkerThread<B: Backend> {
     pub loader: Sender<Order<B::Unit>>,
     pub observer: Arc<dyn Observer>,
     pub link: Option<Link>,
+    pub spans: TokenSpans,
     pub pages: (u32, u32),
 }
 
@@ -52,7 +53,7 @@ type AttemptKey = (SeqKey, Attempt);
 
 struct State {
     /// Bound, not opened yet.
-    pending: HashMap<AttemptKey, SequenceSampling>,
+    pending: HashMap<AttemptKey, (SequenceSampling, tracing::Span)>,
     /// By handle.
     open: HashMap<u32, AttemptKey>,
     /// Log-probabilities of the last head step.
@@ -151,7 +152,9 @@ impl<B: Backend> WorkerThread<B> {
                 return self.on_link(from, frame, payload, at, state);
             }
             Mail::Bind { bind, choice } => {
-                state.pending.insert((bind.seq, bind.attempt), sampling(&bind, &choice));
+                state
+                    .pending
+                    .insert((bind.seq, bind.attempt), (sampling(&bind, &choice), choice.span.clone()));
                 self.core.handle(now, Event::Bind(bind));
             }
             Mail::Cancel { seq, attempt } => self.core.handle(now, Event::Cancel { seq, attempt }),
@@ -192,6 +195,7 @@ impl<B: Backend> WorkerThread<B> {
 
     fn finished(&mut self, outcome: sluice_core::step::Outcome, state: &mut State) {
         if let Some((kind, rows, start)) = state.running.take() {
+            self.spans.end();
             self.observer.step(self.id, kind, rows, start.elapsed());
             if kind == StepKind::Head {
                 for l in self.backend.take_logprobs() {
@@ -216,6 +220,7 @@ impl<B: Backend> WorkerThread<B> {
             match action {
                 Action::Run(step) => {
                     let (kind, rows) = describe(&step);
+                    self.spans.begin(&step);
                     state.running = Some((kind, rows, Instant::now()));
                     self.backend.submit(step);
                 }
@@ -233,12 +238,16 @@ impl<B: Backend> WorkerThread<B> {
                 Action::Open { handle, seq, attempt } => {
                     state.open.insert(handle.0, (seq, attempt));
                     match state.pending.remove(&(seq, attempt)) {
-                        Some(sampling) => self.backend.open(handle, sampling),
+                        Some((sampling, span)) => {
+                            self.spans.open(handle, seq, &span);
+                            self.backend.open(handle, sampling);
+                        }
                         None => tracing::error!(%seq, attempt, "opened without its sampling parameters"),
                     }
                 }
                 Action::Close { handle } => {
                     state.open.remove(&handle.0);
+                    self.spans.close(handle);
                     self.backend.close(handle);
                 }
                 Action::LoadSlot { slot, unit } => {

@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::cli::LogFormat;
+use crate::cli::{LogFormat, TraceOptions};
 
 /// Logs that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +55,23 @@ fn filter() -> Result<EnvFilter, LogError> {
     Ok(EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(words)?)
 }
 
-/// Starts logs on standard error, filtered by `RUST_LOG` (default: `info`), and sends spans to `collector` if there is
-/// one.
+/// Starts logs on standard error, filtered by `RUST_LOG` (default: `info`). Spans go to the collector if there is one;
+/// without, those of traced requests are log lines, written as they close, with the time they took.
 ///
 /// # Errors
 /// `RUST_LOG` is malformed, logs run already, or the collector's address cannot be used.
-pub fn start_logs(format: LogFormat, collector: Option<&str>) -> Result<Logs, LogError> {
+pub fn start_logs(format: LogFormat, traces: &TraceOptions) -> Result<Logs, LogError> {
+    let collector = traces.otlp_endpoint.as_deref();
+    let shown = if traces.sample > 0.0 && collector.is_none() { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).with_filter(filter()?).boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .with_span_events(shown)
+            .with_writer(std::io::stderr)
+            .with_filter(filter()?)
+            .boxed(),
         LogFormat::Text => fmt::layer()
+            .with_span_events(shown)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_filter(filter()?)
@@ -77,7 +86,6 @@ pub fn start_logs(format: LogFormat, collector: Option<&str>) -> Result<Logs, Lo
     }
     #[cfg(not(feature = "otlp"))]
     {
-        let _ = collector;
         registry.try_init()?;
         Ok(Logs {})
     }

@@ -13,6 +13,7 @@ use tracing::{Span, info_span};
 /// A traced sequence at its rank.
 #[derive(Debug)]
 struct Traced {
+    seq: SeqKey,
     request: Span,
     /// Open while its experts run.
     experts: Option<Span>,
@@ -43,7 +44,7 @@ impl TokenSpans {
     /// A sequence has its handle. `request` is the span of its request.
     pub fn open(&mut self, handle: SeqHandle, seq: SeqKey, request: &Span) {
         if self.takes(seq) {
-            self.traced.insert(handle, Traced { request: request.clone(), experts: None });
+            self.traced.insert(handle, Traced { seq, request: request.clone(), experts: None });
         }
     }
 
@@ -70,7 +71,8 @@ impl TokenSpans {
         self.running.clear();
         for (handle, block) in self.next.drain(..) {
             if let Some(traced) = self.traced.get_mut(&handle) {
-                traced.experts = Some(info_span!(parent: &traced.request, "experts", block));
+                traced.experts =
+                    Some(info_span!(parent: &traced.request, "experts", seq = %traced.seq, block));
             }
         }
     }
@@ -83,6 +85,7 @@ impl TokenSpans {
             self.running.push(info_span!(
                 parent: &traced.request,
                 "attention",
+                seq = %traced.seq,
                 worker = self.worker.0,
                 block = step.blocks.start,
                 blocks = step.blocks.len(),
@@ -104,6 +107,7 @@ impl TokenSpans {
             self.running.push(info_span!(
                 parent: &traced.request,
                 "head",
+                seq = %traced.seq,
                 worker = self.worker.0,
                 index = row.index,
                 rows,

@@ -181,7 +181,12 @@ impl Observer for Sums {
 /// Runs the requests, some at a time.
 pub fn answers(weights: &Arc<Weights>, v: &Variation, requests: &[Generate]) -> Answers {
     let sums = Arc::new(Sums::default());
-    let around = Surroundings { queue: 4096, observer: sums.clone(), progress: Arc::new(|_, _| {}) };
+    let around = Surroundings {
+        queue: 4096,
+        observer: sums.clone(),
+        progress: Arc::new(|_, _| {}),
+        trace_sample: 0.0,
+    };
     let runtime = launch(weights, &v.options(), around).unwrap_or_else(|e| panic!("{v}: {e}"));
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut all = vec![Answer::default(); requests.len()];
