@@ -94,6 +94,10 @@ impl<B: Backend> WorkerThread<B> {
                     Err(TryRecvError::Empty) => break,
                 }
             }
+            if Instant::now() >= state.next_report {
+                state.next_report = Instant::now() + REPORT_EVERY;
+                self.report();
+            }
             if state.running.is_some()
                 && let Some(outcome) = self.backend.poll()
             {
@@ -115,10 +119,6 @@ impl<B: Backend> WorkerThread<B> {
                 continue;
             }
             self.tell(&mut state);
-            if Instant::now() >= state.next_report {
-                state.next_report = Instant::now() + REPORT_EVERY;
-                self.report();
-            }
             match self.inbox.recv_timeout(self.patience(&state)) {
                 Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => return self.report(),
                 Ok(mail) => self.take(mail, &mut state),
@@ -219,6 +219,8 @@ impl<B: Backend> WorkerThread<B> {
         for action in actions {
             match action {
                 Action::Run(step) => {
+                    // A backend on the CPU is busy until the step is over: what is known now must not wait for that.
+                    self.tell(state);
                     let (kind, rows) = describe(&step);
                     self.spans.begin(&step);
                     state.running = Some((kind, rows, Instant::now()));
