@@ -1,7 +1,9 @@
 //! The definitions as files.
 
 use crate::MoEDeployment;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 
 /// The API group of every kind here.
@@ -22,5 +24,30 @@ pub fn file_name(crd: &CustomResourceDefinition) -> String {
 /// # Errors
 /// Never for a definition of [`all`]; the serializer may refuse another.
 pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(crd)
+    let mut crd = crd.clone();
+    for version in &mut crd.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
+            sort(schema);
+        }
+    }
+    serde_saphyr::to_string(&crd)
+}
+
+/// Sorts what comes in the order of a JSON map: that order depends on which features another crate of the same build
+/// asks of `serde_json`.
+fn sort(schema: &mut JSONSchemaProps) {
+    if let Some(required) = &mut schema.required {
+        required.sort();
+    }
+    if let Some(default) = &mut schema.default {
+        default.0.sort_all_objects();
+    }
+    for property in schema.properties.iter_mut().flat_map(|p| p.values_mut()) {
+        sort(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => sort(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(sort),
+        None => {}
+    }
 }
