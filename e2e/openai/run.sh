@@ -35,10 +35,16 @@ stop() {
 }
 trap stop EXIT
 
-# Four free ports, all held open at once so that no two are the same.
+# Four free ports, all held open at once so that no two are the same; below those the kernel gives to connections of
+# clients, one of which might take a port before the server does.
 read -r port admin guarded_port guarded_admin < <(python3 - <<'PY'
-import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+import random, socket
+held = []
+while len(held) < 4:
+    try:
+        held.append(socket.create_server(("127.0.0.1", random.randrange(20000, 30000))))
+    except OSError:
+        pass
 print(*(s.getsockname()[1] for s in held))
 PY
 )
