@@ -35,9 +35,6 @@ pub enum Routing {
 /// A routing that cannot be had.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RoutingError {
-    /// Not in the form of the option.
-    #[error("routing {0:?} is not one of: model | skew:SHARE,SEED | busiest:RATIO,SEED")]
-    Syntax(String),
     /// A token visits distinct experts, so none can have more than one of its assignments.
     #[error("a hottest share of {share} is more than 1/{top_k}: a token visits {top_k} distinct experts")]
     Share {
@@ -61,21 +58,26 @@ pub enum RoutingError {
 }
 
 impl FromStr for Routing {
-    type Err = RoutingError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, RoutingError> {
-        let syntax = || RoutingError::Syntax(text.to_owned());
-        if text == "model" {
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "model" {
             return Ok(Self::Model);
         }
-        let (kind, rest) = text.split_once(':').ok_or_else(syntax)?;
-        let (value, seed) = rest.split_once(',').ok_or_else(syntax)?;
-        let value: f64 = value.trim().parse().map_err(|_| syntax())?;
-        let seed = seed.trim().parse().map_err(|_| syntax())?;
+        let (kind, rest) = s
+            .split_once(':')
+            .ok_or_else(|| format!("{s:?} is not a routing: model, skew:SHARE,SEED or busiest:RATIO,SEED"))?;
+        let (number, seed) = rest
+            .split_once(',')
+            .ok_or_else(|| format!("{s:?} has no seed; write {kind}:NUMBER,SEED, as in {kind}:{rest},1"))?;
+        let number: f64 = number.trim().parse().map_err(|_| format!("{number:?} is not a number"))?;
+        let seed = seed.trim().parse().map_err(|_| format!("the seed {seed:?} is not a whole number"))?;
         match kind {
-            "skew" if value > 0.0 && value <= 1.0 => Ok(Self::Skew { share: value, seed }),
-            "busiest" if value >= 1.0 && value.is_finite() => Ok(Self::Busiest { ratio: value, seed }),
-            _ => Err(syntax()),
+            "skew" if number > 0.0 && number <= 1.0 => Ok(Self::Skew { share: number, seed }),
+            "skew" => Err(format!("the hottest expert's share {number} is not over 0 and at most 1")),
+            "busiest" if number >= 1.0 && number.is_finite() => Ok(Self::Busiest { ratio: number, seed }),
+            "busiest" => Err(format!("the busiest device's load over the mean, {number}, is not at least 1")),
+            _ => Err(format!("unknown routing {kind:?}: model, skew:SHARE,SEED or busiest:RATIO,SEED")),
         }
     }
 }

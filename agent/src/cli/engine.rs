@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::Invalid;
 use super::options::{EngineOptions, KvSize, ModelSource};
-use super::values::{BackendChoice, IsaChoice, Layout, Routing, Schedulers, Switch, bytes};
+use super::values::{BackendChoice, IsaChoice, Layout, Schedulers, Switch, bytes};
+use crate::backend::routing::Routing;
 use sluice_core::config::Policy;
 
 /// Which model.

@@ -26,7 +26,9 @@ pub use options::{
     TraceOptions,
 };
 pub use serve::{Admin, ServeArgs};
-pub use values::{BackendChoice, IsaChoice, Layout, Routing, Schedulers, Switch};
+pub use values::{BackendChoice, IsaChoice, Layout, Schedulers, Switch};
+
+pub use crate::backend::routing::Routing;
 
 /// Flags that are each valid and together are not: what is wrong and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

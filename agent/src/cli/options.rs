@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{BackendChoice, IsaChoice, Layout, Routing, Schedulers};
+use super::values::{BackendChoice, IsaChoice, Layout, Schedulers};
+use crate::backend::routing::Routing;
 
 /// Which model to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,52 +99,6 @@ impl fmt::Display for Schedulers {
     }
 }
 
-/// Who chooses a token's experts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Routing {
-    /// The model's router.
-    Model,
-    /// A draw in which the hottest expert has this share of all assignments.
-    Skew {
-        /// In (0, 1].
-        share: f64,
-        /// Decides the draw.
-        seed: u64,
-    },
-    /// A draw in which the busiest device has this many times the mean load.
-    Busiest {
-        /// At least 1.
-        ratio: f64,
-        /// Decides the draw.
-        seed: u64,
-    },
-}
-
-impl FromStr for Routing {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        if s == "model" {
-            return Ok(Self::Model);
-        }
-        let (kind, rest) = s
-            .split_once(':')
-            .ok_or_else(|| format!("{s:?} is not a routing: model, skew:SHARE,SEED or busiest:RATIO,SEED"))?;
-        let (number, seed) = rest
-            .split_once(',')
-            .ok_or_else(|| format!("{s:?} has no seed; write {kind}:NUMBER,SEED, as in {kind}:{rest},1"))?;
-        let number: f64 = number.trim().parse().map_err(|_| format!("{number:?} is not a number"))?;
-        let seed = seed.trim().parse().map_err(|_| format!("the seed {seed:?} is not a whole number"))?;
-        match kind {
-            "skew" if number > 0.0 && number <= 1.0 => Ok(Self::Skew { share: number, seed }),
-            "skew" => Err(format!("the hottest expert's share {number} is not over 0 and at most 1")),
-            "busiest" if number >= 1.0 && number.is_finite() => Ok(Self::Busiest { ratio: number, seed }),
-            "busiest" => Err(format!("the busiest device's load over the mean, {number}, is not at least 1")),
-            _ => Err(format!("unknown routing {kind:?}: model, skew:SHARE,SEED or busiest:RATIO,SEED")),
-        }
-    }
-}
-
 /// What runs the steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendChoice {
@@ -181,6 +135,7 @@ pub fn duration(s: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::routing::Routing;
 
     #[test]
     fn schedulers_are_one_name_or_one_per_role() {

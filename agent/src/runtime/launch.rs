@@ -13,7 +13,6 @@ use crate::backend::cpu::{CpuBackend, CpuConfig, PAGE_TOKENS, kv_page_bytes};
 use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
 use crate::backend::routing::{Routing, SkewedRouting};
 use crate::backend::weights::{UnitWeights, WeightStore};
-use crate::cli;
 use crate::cli::{BackendChoice, EngineOptions, IsaChoice};
 use crate::model::spec::ModelSpec;
 use crate::model::weights::Weights;
@@ -186,12 +185,7 @@ fn routing(
     sizing: &Sizing,
 ) -> Result<Option<Arc<SkewedRouting>>, StartError> {
     let hosts = sizing.workers.iter().filter(|w| w.config.host.is_some()).count();
-    let routing = match o.routing {
-        cli::Routing::Model => Routing::Model,
-        cli::Routing::Skew { share, seed } => Routing::Skew { share, seed },
-        cli::Routing::Busiest { ratio, seed } => Routing::Busiest { ratio, seed },
-    };
-    skewed(spec, routing, hosts)
+    skewed(spec, o.routing, hosts)
 }
 
 fn skewed(
