@@ -109,6 +109,8 @@ pub struct FrontOptions {
     pub max_choices: u32,
     /// Deadline of a request that names none; `None`: no deadline.
     pub request_timeout: Option<Duration>,
+    /// How long a client may take nothing of its answer.
+    pub write_timeout: Duration,
     /// At shutdown, how long running requests may take to finish.
     pub shutdown_grace: Duration,
 }

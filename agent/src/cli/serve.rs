@@ -123,6 +123,16 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub request_timeout: Duration,
+    /// A client that takes nothing of its answer for so long is let go, and what it asked for is cancelled.
+    #[arg(
+        long,
+        env = "SLUICE_WRITE_TIMEOUT",
+        default_value = "60s",
+        value_name = "TIME",
+        value_parser = duration,
+        help_heading = "Limits"
+    )]
+    pub write_timeout: Duration,
     /// On SIGTERM or Ctrl-C no new request is taken, and those that run have so long to finish.
     #[arg(
         long,
@@ -175,6 +185,11 @@ impl ServeArgs {
                     .into(),
             ));
         }
+        if self.write_timeout.is_zero() {
+            return Err(Invalid(
+                "--write-timeout 0s: no answer could ever be written; give at least 1ms".into(),
+            ));
+        }
         if self.admin_listen.0 == Some(self.listen) && self.listen.port() != 0 {
             return Err(Invalid(format!(
                 "--listen and --admin-listen are both {}: give the admin listener a port of its own",
@@ -195,6 +210,7 @@ impl ServeArgs {
                 max_connections: self.max_connections,
                 max_choices: self.max_choices,
                 request_timeout: Some(self.request_timeout).filter(|t| !t.is_zero()),
+                write_timeout: self.write_timeout,
                 shutdown_grace: self.shutdown_grace,
             },
             traces: TraceOptions { sample: self.trace_sample, otlp_endpoint: self.otlp_endpoint.clone() },

@@ -43,7 +43,7 @@ fn every_flag_reaches_its_option() {
          --expert-workers 4 --scheduler attention=flfs,experts=defrag --slices 2 --segments 4 --prefill-chunk 16 \
          --replicas 3 --waves 2 --routing skew:0.4,7 --backend modelled:f --threads 3 --isa avx2 --kv-tokens 4096 \
          --max-sequences 8 --max-step-tokens 64 --prefix-cache off --spans off --api-key-file k --max-body 1MiB \
-         --max-concurrency 9 --request-timeout 0s --shutdown-grace 2s",
+         --max-concurrency 9 --request-timeout 0s --write-timeout 3s --shutdown-grace 2s",
     )
     .unwrap();
     assert_eq!((o.model, o.front.admin_listen), (ModelSource::Directory("/m".into()), None));
@@ -59,7 +59,7 @@ fn every_flag_reaches_its_option() {
     assert!(!e.prefix_cache && !e.spans);
     let f = o.front;
     assert_eq!((f.max_body, f.max_concurrency, f.request_timeout), (1 << 20, 9, None));
-    assert_eq!(f.shutdown_grace.as_secs(), 2);
+    assert_eq!((f.write_timeout.as_secs(), f.shutdown_grace.as_secs()), (3, 2));
 }
 
 #[test]
@@ -78,6 +78,7 @@ fn flags_that_do_not_go_together_are_refused_with_what_to_do() {
         ("--kv-tokens 100 --kv-memory 1GiB", "not both"),
         ("--kv-tokens 15", "less than one page"),
         ("--kv-memory 0", "no token"),
+        ("--write-timeout 0s", "at least 1ms"),
         ("--trace-sample 1.5", "between 0 and 1"),
         ("--listen 127.0.0.1:9090", "a port of its own"),
     ] {

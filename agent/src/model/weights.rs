@@ -642,15 +642,7 @@ impl Weights {
                 searched: searched(&self.checkpoint),
             });
         };
-        let expected = id.shape(&self.spec).unwrap_or_default();
-        if tensor.shape != expected {
-            return Err(CheckpointError::Shape {
-                path: tensor.path.to_owned(),
-                tensor: tensor.name.to_owned(),
-                expected,
-                found: tensor.shape.to_vec(),
-            });
-        }
+        // Before the shape: quantised weights are packed, and it is that which should be told.
         let dtype = match tensor.dtype {
             StoredDtype::F32 => WeightDtype::F32,
             StoredDtype::F16 => WeightDtype::F16,
@@ -668,6 +660,15 @@ impl Weights {
                 });
             }
         };
+        let expected = id.shape(&self.spec).unwrap_or_default();
+        if tensor.shape != expected {
+            return Err(CheckpointError::Shape {
+                path: tensor.path.to_owned(),
+                tensor: tensor.name.to_owned(),
+                expected,
+                found: tensor.shape.to_vec(),
+            });
+        }
         Ok((tensor, dtype))
     }
 }

@@ -256,6 +256,7 @@ fn timeouts(front: &FrontOptions) -> Timeouts {
     Timeouts {
         request: front.request_timeout.unwrap_or(LONGEST),
         longest: front.request_timeout.unwrap_or(LONGEST).max(LONGEST),
+        write: front.write_timeout,
         drain: front.shutdown_grace,
         ..Timeouts::default()
     }

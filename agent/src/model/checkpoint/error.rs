@@ -14,7 +14,7 @@ pub enum CheckpointError {
         single: PathBuf,
         /// The index.
         index: PathBuf,
-        /// What is there instead, if anything.
+        /// What to do, by what is there instead.
         hint: &'static str,
     },
     /// A file could not be read.
@@ -31,7 +31,7 @@ pub enum CheckpointError {
         found: u64,
     },
     /// A file goes on after the data its header describes.
-    #[error("{} has {found} bytes and its header describes only {expected}; it is damaged", path.display())]
+    #[error("{} has {found} bytes and its header describes only {expected}; it is damaged, download it again", path.display())]
     TrailingBytes {
         /// The file.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum CheckpointError {
         found: u64,
     },
     /// The first eight bytes announce a header that cannot be there.
-    #[error("{}: its first 8 bytes announce a header of {announced} bytes, and {limit}; it is truncated, damaged, or no safetensors file", path.display())]
+    #[error("{}: its first 8 bytes announce a header of {announced} bytes, and {limit}; it is truncated, damaged, or no safetensors file; download it again", path.display())]
     HeaderLength {
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum CheckpointError {
         limit: String,
     },
     /// The header is not what safetensors prescribes.
-    #[error("{}: the header is damaged: {reason}", path.display())]
+    #[error("{}: the header is damaged: {reason}; download it again", path.display())]
     Header {
         /// The file.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor's bytes overlap those of another, leave a hole, or run backwards.
-    #[error("{}: the header places `{tensor}` at bytes {start}..{end}, {problem}", path.display())]
+    #[error("{}: the header places `{tensor}` at bytes {start}..{end}, {problem}; the file is damaged, download it again", path.display())]
     Offsets {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,7 @@ pub enum CheckpointError {
         problem: String,
     },
     /// A tensor's bytes do not fit its dtype and shape.
-    #[error("{}: `{tensor}` has {bytes} bytes, which does not fit {dtype} {shape:?}", path.display())]
+    #[error("{}: `{tensor}` has {bytes} bytes, which does not fit {dtype} {shape:?}; the file is damaged, download it again", path.display())]
     TensorSize {
         /// The file.
         path: PathBuf,
@@ -95,7 +95,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A file that the index names does not exist.
-    #[error("{} does not exist, in which {} places {tensors} tensors", shard.display(), index.display())]
+    #[error("{} does not exist, in which {} places {tensors} tensors; download it", shard.display(), index.display())]
     ShardMissing {
         /// The index.
         index: PathBuf,
@@ -105,7 +105,7 @@ pub enum CheckpointError {
         tensors: usize,
     },
     /// A file lacks a tensor that the index places in it.
-    #[error("{} lacks `{tensor}`, which {} places in it", shard.display(), index.display())]
+    #[error("{} lacks `{tensor}`, which {} places in it; download both again", shard.display(), index.display())]
     NotInShard {
         /// The index.
         index: PathBuf,
@@ -115,7 +115,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// A tensor that the model needs is in none of the files.
-    #[error("the tensor {names} is missing from {searched}")]
+    #[error("the tensor {names} is missing from {searched}; download the whole model again, config.json too")]
     MissingTensor {
         /// The names it could have.
         names: String,
@@ -135,7 +135,7 @@ pub enum CheckpointError {
         expected: &'static str,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: `{tensor}` is {found:?}; by config.json it is {expected:?}", path.display())]
+    #[error("{}: `{tensor}` is {found:?}; by config.json it is {expected:?}; use the config.json that came with the weights", path.display())]
     Shape {
         /// The file.
         path: PathBuf,

@@ -189,7 +189,7 @@ fn other_format(files: &ModelFiles) -> Result<&'static str, FileError> {
     if !files.list("", ".safetensors")?.is_empty() {
         return Ok("; its .safetensors files have other names, which only an index could explain");
     }
-    Ok("")
+    Ok("; download the whole model, as `hf download NAME --local-dir PATH` does")
 }
 
 #[cfg(test)]

@@ -26,14 +26,14 @@ pub enum TokenizerError {
     Missing {
         /// The file.
         path: PathBuf,
-        /// What is there instead, if anything.
+        /// What to do, by what is there instead.
         hint: &'static str,
     },
     /// It could not be read.
     #[error(transparent)]
     File(#[from] FileError),
     /// It is no tokenizer.
-    #[error("{}: not a tokenizer: {reason}", path.display())]
+    #[error("{}: not a tokenizer: {reason}; download it again", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ impl Tokenizer {
         let path = files.path(FILE);
         let Some(bytes) = files.read(FILE)? else {
             let hint = if files.list("", "tokenizer.model")?.is_empty() {
-                ""
+                "; download it from where the weights are from"
             } else {
                 "; tokenizer.model is not read, save the tokenizer with transformers' AutoTokenizer"
             };
