@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_agent::cli::{BackendChoice, EngineOptions, IsaChoice, KvSize, Layout, Routing, Schedulers};
 use sluice_agent::gateway::{Engine, Generate, SeqEvent, events};
 use sluice_agent::model::weights::Weights;
-use sluice_agent::runtime::{Observer, Surroundings, launch};
+use sluice_agent::runtime::{Observer, Runtime, Surroundings, launch};
 use sluice_agent::sampling::SamplingParams;
 use sluice_agent::telemetry::WorkerSample;
 use sluice_core::config::Policy;
@@ -74,7 +74,7 @@ impl fmt::Display for Variation {
 }
 
 impl Variation {
-    fn options(&self) -> EngineOptions {
+    pub fn options(&self) -> EngineOptions {
         EngineOptions {
             layout: self.layout,
             attention_ranks: self.ranks,
@@ -109,6 +109,21 @@ pub struct Answer {
     /// As bits, so that equal means equal.
     pub logprobs: Vec<(u32, u32)>,
     pub ending: Option<Ending>,
+}
+
+impl Answer {
+    /// One more event of the request, whose log-probabilities were asked for.
+    pub fn take(&mut self, event: SeqEvent) {
+        match event {
+            SeqEvent::Token { id, logprobs } => {
+                self.ids.push(id);
+                let l = logprobs.expect("asked for");
+                self.logprobs.push((l.token.id, l.token.logprob.to_bits()));
+                self.logprobs.extend(l.top.iter().map(|t| (t.id, t.logprob.to_bits())));
+            }
+            SeqEvent::End(ending) => self.ending = Some(ending),
+        }
+    }
 }
 
 pub struct Answers {
@@ -167,10 +182,11 @@ pub fn requests(weights: &Weights, count: usize) -> Vec<Generate> {
         .collect()
 }
 
+/// The last report of each worker.
 #[derive(Default)]
-struct Sums(Mutex<Vec<WorkerSample>>);
+pub struct Reports(Mutex<Vec<WorkerSample>>);
 
-impl Observer for Sums {
+impl Observer for Reports {
     fn report(&self, sample: WorkerSample) {
         let mut all = self.0.lock().unwrap();
         all.retain(|r| r.worker != sample.worker);
@@ -178,16 +194,31 @@ impl Observer for Sums {
     }
 }
 
-/// Runs the requests, some at a time.
-pub fn answers(weights: &Arc<Weights>, v: &Variation, requests: &[Generate]) -> Answers {
-    let sums = Arc::new(Sums::default());
+impl Reports {
+    pub fn all(&self) -> Vec<WorkerSample> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn sum(&self, of: fn(&sluice_core::counters::Counters) -> u64) -> u64 {
+        self.0.lock().unwrap().iter().map(|r| of(&r.counters)).sum()
+    }
+}
+
+/// Starts an engine.
+pub fn start(weights: &Arc<Weights>, v: &Variation, reports: &Arc<Reports>) -> Runtime {
     let around = Surroundings {
         queue: 4096,
-        observer: sums.clone(),
+        observer: reports.clone(),
         progress: Arc::new(|_, _| {}),
         trace_sample: 0.0,
     };
-    let runtime = launch(weights, &v.options(), around).unwrap_or_else(|e| panic!("{v}: {e}"));
+    launch(weights, &v.options(), around).unwrap_or_else(|e| panic!("{v}: {e}"))
+}
+
+/// Runs the requests, some at a time.
+pub fn answers(weights: &Arc<Weights>, v: &Variation, requests: &[Generate]) -> Answers {
+    let reports = Arc::new(Reports::default());
+    let runtime = start(weights, v, &reports);
     let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut all = vec![Answer::default(); requests.len()];
     tokio.block_on(async {
@@ -201,15 +232,7 @@ pub fn answers(weights: &Arc<Weights>, v: &Variation, requests: &[Generate]) -> 
                 running.spawn(async move {
                     let mut a = Answer::default();
                     while let Some((_, event)) = source.next().await {
-                        match event {
-                            SeqEvent::Token { id, logprobs } => {
-                                a.ids.push(id);
-                                let l = logprobs.expect("asked for");
-                                a.logprobs.push((l.token.id, l.token.logprob.to_bits()));
-                                a.logprobs.extend(l.top.iter().map(|t| (t.id, t.logprob.to_bits())));
-                            }
-                            SeqEvent::End(ending) => a.ending = Some(ending),
-                        }
+                        a.take(event);
                     }
                     (i, a)
                 });
@@ -226,14 +249,11 @@ pub fn answers(weights: &Arc<Weights>, v: &Variation, requests: &[Generate]) -> 
         }
     });
     drop(runtime);
-    let reports = sums.0.lock().unwrap();
-    let sum =
-        |f: fn(&sluice_core::counters::Counters) -> u64| reports.iter().map(|r| f(&r.counters)).sum::<u64>();
-    let steps = sum(|c| c.expert_units);
     Answers {
         answers: all,
-        rows_per_expert_step: sum(|c| c.expert_rows) as f64 / steps.max(1) as f64,
-        preemptions: sum(|c| c.preemptions),
+        rows_per_expert_step: reports.sum(|c| c.expert_rows) as f64
+            / reports.sum(|c| c.expert_units).max(1) as f64,
+        preemptions: reports.sum(|c| c.preemptions),
     }
 }
 
