@@ -179,7 +179,7 @@ impl WorkerConfig {
             true => Ok(()),
             false => Err(ConfigError::TooSmall { what, is, least, why }),
         };
-        if self.waves > 8 {
+        if self.waves as usize >= MAX_CLASSES {
             return Err(ConfigError::Waves(self.waves));
         }
         least("waves", self.waves.into(), 1, "decode needs one")?;
@@ -208,6 +208,9 @@ impl WorkerConfig {
         self.waves + 1
     }
 }
+
+/// Eight decode waves and prefill.
+pub(crate) const MAX_CLASSES: usize = 9;
 
 /// A cycle is never taken for shorter than this: below it, timers would only burn the host.
 pub const LEAST_CYCLE: Nanos = 50 * MICRO;

@@ -35,7 +35,9 @@ impl Cycle {
             self.value = self.initial;
             return;
         }
-        let mut sorted: Vec<Nanos> = self.gaps.iter().copied().collect();
+        let mut sorted = [0; KEPT];
+        let sorted = &mut sorted[..self.gaps.len()];
+        sorted.iter_mut().zip(&self.gaps).for_each(|(to, from)| *to = *from);
         let (_, median, _) = sorted.select_nth_unstable(self.gaps.len() / 2);
         self.value = (*median).max(self.steps.iter().copied().max().unwrap_or(0)).max(LEAST_CYCLE);
     }

@@ -91,6 +91,7 @@ impl TokenPool {
     }
 
     /// Takes an output.
+    #[inline]
     pub fn arrive(&mut self, back: ReturnTo, slice: Slice) -> Arrival {
         let full = self.full();
         let at = back.group as usize * self.top_k + back.k as usize;

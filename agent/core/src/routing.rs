@@ -2,7 +2,8 @@
 //! replica should get.
 
 use crate::ids::{Slice, WorkerId};
-use crate::placement::{PlacementSlice, ReplicaState};
+use crate::placement::{PlacementSlice, Replica, ReplicaState};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One holder, with how far behind its planned share it is.
@@ -54,14 +55,19 @@ impl RoutingTable {
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
     pub fn update(&mut self, slice: &Arc<PlacementSlice>) -> bool {
         let mut changed = false;
-        for b in slice.blocks.clone() {
-            let Some(block) = self.blocks.get_mut(b as usize) else { continue };
+        let blocks = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
+        let mut rows: Option<Vec<Vec<&Replica>>> = None;
+        for b in blocks.clone() {
+            let block = &mut self.blocks[b as usize];
             if block.table.as_ref().is_some_and(|t| t.generation >= slice.generation) {
                 continue;
             }
             changed = true;
             block.table = Some(Arc::clone(slice));
-            block.covers = (0..self.experts).map(|e| covers(slice, b, e, self.segments)).collect();
+            let rows = rows.get_or_insert_with(|| by_expert(slice, &blocks, self.experts));
+            let first = (b - blocks.start) as usize * self.experts as usize;
+            let rows = &rows[first..first + self.experts as usize];
+            block.covers = rows.iter().map(|r| covers(r, self.segments)).collect();
             block.sole = sole(&block.covers);
             let first = b as usize * self.experts as usize;
             for (only, covers) in self.only[first..].iter_mut().zip(&block.covers) {
@@ -84,13 +90,18 @@ impl RoutingTable {
         self.blocks[block as usize].sole
     }
 
+    /// The worker that alone holds an expert, whole.
+    pub fn only_holder(&self, block: u16, expert: u16) -> Option<WorkerId> {
+        self.only.get(block as usize * self.experts as usize + expert as usize).copied().flatten()
+    }
+
     /// Chooses the replicas for one token of an expert: pushes a worker for each slice, and gives the number of
     /// slices; 0 when nobody holds the expert whole.
     pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
         if expert >= self.experts {
             return 0;
         }
-        if let Some(worker) = self.only[block as usize * self.experts as usize + expert as usize] {
+        if let Some(worker) = self.only_holder(block, expert) {
             out.push((Slice::whole(self.segments), worker));
             return 1;
         }
@@ -140,17 +151,30 @@ fn furthest_behind<'a>(all: impl ExactSizeIterator<Item = (f32, &'a mut f32)>) -
     })
 }
 
-fn covers(slice: &PlacementSlice, block: u16, expert: u16, segments: u8) -> Vec<Cover> {
+/// The rows of each (block, expert) of some blocks, in their order.
+fn by_expert<'a>(slice: &'a PlacementSlice, blocks: &Range<u16>, experts: u16) -> Vec<Vec<&'a Replica>> {
+    let mut rows = vec![vec![]; blocks.len() * experts as usize];
+    for r in &slice.replicas {
+        if !blocks.contains(&r.unit.block) || r.unit.expert >= experts {
+            continue;
+        }
+        let block = (r.unit.block - blocks.start) as usize;
+        rows[block * experts as usize + r.unit.expert as usize].push(r);
+    }
+    rows
+}
+
+/// The covers that the rows of one expert make.
+fn covers(rows: &[&Replica], segments: u8) -> Vec<Cover> {
     let of = |states: &[ReplicaState]| -> Vec<Cover> {
         [1u8, 2, 4, 8]
             .into_iter()
             .filter(|s| *s <= segments && segments.is_multiple_of(*s))
             .filter_map(|slices| {
                 let mut holders: Vec<Vec<Holder>> = vec![vec![]; slices as usize];
-                for r in &slice.replicas {
+                for r in rows {
                     let u = r.unit;
-                    let ours = u.block == block && u.expert == expert && u.slice.lo < u.slice.hi;
-                    if ours
+                    if u.slice.lo < u.slice.hi
                         && u.slice.hi <= segments
                         && u.slice.count(segments) == slices
                         && states.contains(&r.state)
@@ -203,7 +227,6 @@ fn sole(covers: &[Vec<Cover>]) -> Option<WorkerId> {
 mod tests {
     use super::*;
     use crate::ids::Unit;
-    use crate::placement::Replica;
 
     fn replica(worker: u32, expert: u16, lo: u8, hi: u8, state: ReplicaState, fraction: f32) -> Replica {
         let unit = Unit { block: 0, expert, slice: Slice { lo, hi } };

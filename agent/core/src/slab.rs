@@ -45,7 +45,8 @@ impl SlabLayout {
 
     /// The return row of one slice of choice `k` in a return group, in a deployment of `segments`.
     pub const fn returned(&self, group: u32, k: u8, slice: Slice, segments: u8) -> Row {
-        let part = slice.lo as u32 * self.parts / segments as u32;
+        // Most experts are whole: no division for them.
+        let part = if slice.lo == 0 { 0 } else { slice.lo as u32 * self.parts / segments as u32 };
         2 * self.tokens + (group * self.top_k + k as u32) * self.parts + part
     }
 

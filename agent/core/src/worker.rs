@@ -1,15 +1,16 @@
 //! One worker: the executor of one device, with the attention role, the expert role, or both.
 //!
 //! Everything that happens comes in by [`Worker::receive`] and [`Worker::handle`]; what is to be done about it comes
-//! out of [`Worker::actions`].
+//! out of [`Worker::actions`]. Frames may come several at a time: what follows from all of them together is decided by
+//! [`Worker::settle`].
 
 use crate::barrier::{Barrier, Phase};
-use crate::config::{ConfigError, WorkerConfig};
+use crate::config::{ConfigError, MAX_CLASSES, WorkerConfig};
 use crate::counters::Counters;
 use crate::event::{Action, Event, Landing, PeerUp};
 use crate::frame::{Body, Frame, Mark, Redirect, StepEnd};
 use crate::host::Host;
-use crate::ids::{Nanos, Progress};
+use crate::ids::{IDLE, Nanos, Progress};
 use crate::median::Median;
 use crate::net::{Net, SELF};
 use crate::plant::{self, Plant};
@@ -77,7 +78,8 @@ impl Worker {
         })
     }
 
-    /// A frame arrived. The rows of its payload that are wanted are to be written before anything else is done.
+    /// A frame arrived. The rows of its payload that are wanted are to be written before anything else is done, and
+    /// [`Worker::settle`] is to be called once no other frame is there.
     pub fn receive(&mut self, now: Nanos, from: crate::ids::WorkerId, frame: Frame) -> Landing {
         let mut landing = vec![];
         let Some(peer) = self.net.find(from).filter(|p| *p != SELF) else {
@@ -105,6 +107,7 @@ impl Worker {
             }
             Body::Returns(batch) => {
                 if let Some(rank) = &mut self.rank {
+                    landing.reserve(batch.items.len());
                     for (i, &item) in batch.items.iter().enumerate() {
                         if rank.returned(now, item, n) {
                             landing.push((i as u32, rank.return_row(item.back, item.slice)));
@@ -132,7 +135,6 @@ impl Worker {
         if let Some(b) = &mut self.barrier {
             b.arrived(peer, self.net.peers[peer].link.data_seen());
         }
-        self.settle(now);
         landing
     }
 
@@ -327,8 +329,9 @@ impl Worker {
         }
     }
 
-    /// After every event: what may go on goes on, what is new is told, and an idle device gets its next step.
-    fn settle(&mut self, now: Nanos) {
+    /// After every event, and after all frames that are there: what may go on goes on, what is new is told, and an
+    /// idle device gets its next step.
+    pub fn settle(&mut self, now: Nanos) {
         if let Some(r) = &mut self.rank {
             let (net, n) = (&mut self.net, &mut self.counters);
             r.retry(false, net, n);
@@ -395,10 +398,12 @@ impl Worker {
     /// The next step of an idle device.
     fn next(&mut self, now: Nanos) {
         let cycle = self.cycle();
-        let floors: Vec<(Progress, Option<Nanos>)> = match &self.host {
-            Some(h) => (0..self.config.classes()).map(|c| h.frontier.floor(c, now, cycle)).collect(),
-            None => vec![],
-        };
+        let mut floors = [(IDLE, None); MAX_CLASSES];
+        if let Some(h) = &self.host {
+            for c in 0..self.config.classes() {
+                floors[c as usize] = h.frontier.floor(c, now, cycle);
+            }
+        }
         let view = view(&self.config, self.rank.as_ref(), self.host.as_ref(), (now, cycle), &floors);
         let bound = self.bound(cycle);
         let oldest = oldest(&view);

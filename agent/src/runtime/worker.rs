@@ -62,6 +62,8 @@ struct State {
     running: Option<(StepKind, usize, Instant)>,
     last_load: Option<(Nanos, RankLoad)>,
     next_report: Instant,
+    /// Frames came, and what follows from them has not been decided.
+    unsettled: bool,
     gathered: Vec<Row>,
     values: Vec<f32>,
     /// Frames still on a modelled link, soonest last.
@@ -81,6 +83,7 @@ impl<B: Backend> WorkerThread<B> {
             running: None,
             last_load: None,
             next_report: Instant::now(),
+            unsettled: false,
             gathered: vec![],
             values: vec![],
             on_link: vec![],
@@ -93,6 +96,10 @@ impl<B: Backend> WorkerThread<B> {
                     Ok(mail) => self.take(mail, &mut state),
                     Err(TryRecvError::Empty) => break,
                 }
+            }
+            if std::mem::take(&mut state.unsettled) {
+                self.core.settle(self.clock.now());
+                self.act(&mut state);
             }
             if Instant::now() >= state.next_report {
                 state.next_report = Instant::now() + REPORT_EVERY;
@@ -109,7 +116,6 @@ impl<B: Backend> WorkerThread<B> {
                 && let Some((_, from, frame, payload)) = state.on_link.pop()
             {
                 self.receive(self.clock.now(), from, frame, &payload, &mut state);
-                self.act(&mut state);
                 continue;
             }
             let now = self.clock.now();
@@ -147,7 +153,9 @@ impl<B: Backend> WorkerThread<B> {
     fn take(&mut self, mail: Mail<B::Unit>, state: &mut State) {
         let now = self.clock.now();
         match mail {
-            Mail::Frame { from, frame, payload, at: None } => self.receive(now, from, frame, &payload, state),
+            Mail::Frame { from, frame, payload, at: None } => {
+                return self.receive(now, from, frame, &payload, state);
+            }
             Mail::Frame { from, frame, payload, at: Some(at) } => {
                 return self.on_link(from, frame, payload, at, state);
             }
@@ -176,6 +184,7 @@ impl<B: Backend> WorkerThread<B> {
 
     fn receive(&mut self, now: Nanos, from: WorkerId, frame: Frame, payload: &[f32], state: &mut State) {
         let landing = self.core.receive(now, from, frame);
+        state.unsettled = true;
         if landing.is_empty() {
             return;
         }

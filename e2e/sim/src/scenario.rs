@@ -62,6 +62,8 @@ pub struct Scenario {
     pub timing: Timing,
     /// How frames travel.
     pub wire: WireConfig,
+    /// Percent of frames after which a worker looks for others before it decides what follows.
+    pub gather: u64,
     /// Mean of a gateway's, or the operator's, way to a worker.
     pub hop: f64,
     /// The placement at the start.
@@ -163,6 +165,7 @@ impl Scenario {
         let incidents = incidents(&mut r, ranks as u32, gateways.len(), span, cycle);
         Self {
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
+            gather: if r.chance(50) { r.range(1, 60) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
             max_events: 600_000,

@@ -14,7 +14,7 @@ use sluice_core::config::Shape;
 use sluice_core::event::{Action, Event, PeerUp};
 use sluice_core::frame::{Body, Frame};
 use sluice_core::front::{Action as FrontAction, CancelCause, Front, RankLoad, Submit};
-use sluice_core::ids::{Attempt, Nanos, SeqKey, Unit, WorkerId};
+use sluice_core::ids::{Attempt, MICRO, Nanos, SeqKey, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, ReplicaState};
 use sluice_core::sequence::RankEvent;
 use sluice_core::step::{Outcome, Step};
@@ -54,6 +54,7 @@ pub struct Report {
 enum Ev {
     Arrive { flight: u32 },
     Done { worker: u32 },
+    Decide { worker: u32 },
     Tick { worker: u32 },
     ToRank { gateway: u32, rank: u32, link: u32, event: Event },
     ToFront { gateway: u32, rank: u32, link: u32, what: Said },
@@ -298,6 +299,7 @@ impl World {
         match ev {
             Ev::Arrive { flight } => self.arrive(flight),
             Ev::Done { worker } => self.done(worker as usize),
+            Ev::Decide { worker } => self.decide(worker as usize),
             Ev::Tick { worker } => {
                 let node = &mut self.nodes[worker as usize];
                 if node.tick == Some(self.now) {
@@ -426,7 +428,18 @@ impl World {
             self.flights[id as usize] = None;
             self.free_flights.push(id);
         }
-        self.drain(to, false);
+        if self.rng.chance(self.scenario.gather) {
+            let at = self.now + self.rng.range(0, 2 * MICRO);
+            self.heap.push(at, Ev::Decide { worker: to as u32 });
+        } else {
+            self.decide(to);
+        }
+    }
+
+    /// A worker has looked at all frames that were there.
+    fn decide(&mut self, worker: usize) {
+        self.nodes[worker].core.settle(self.now);
+        self.drain(worker, false);
     }
 
     /// Carries out what a core has decided.

@@ -1,6 +1,5 @@
 //! Thousands of seeds, and what must have occurred in them.
 
-use sluice_core::plant::{self, Plant};
 use sluice_sim::coverage::Coverage;
 use sluice_sim::run;
 
@@ -21,7 +20,7 @@ fn seeds_hold_and_cover_the_hard_cases() {
             assert!(seeds * 100 >= count, "{name} occurred in only {seeds} of {count} seeds");
         }
     }
-    assert!(all.median_events() >= 900, "a median of {} events says little", all.median_events());
+    assert!(all.median_events() >= 1_000, "a median of {} events says little", all.median_events());
 }
 
 #[test]
@@ -32,8 +31,11 @@ fn a_seed_decides_everything() {
     }
 }
 
+/// `cargo test -p sluice-sim --features plant`
+#[cfg(feature = "plant")]
 #[test]
 fn every_planted_bug_is_found() {
+    use sluice_core::plant::{self, Plant};
     for (name, bug) in Plant::ALL {
         let found = run::many(0..10_000, jobs(), true, || assert!(plant::set(Some(bug))));
         assert!(!found.violations.is_empty(), "{name} was not found in {} seeds", found.seeds);

@@ -14,6 +14,7 @@ use crate::net::Net;
 use crate::placement::PlacementSlice;
 use crate::rank::Ask;
 use crate::slab::SlabLayout;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use queues::ExpertQueue;
@@ -64,7 +65,7 @@ pub(crate) struct Host {
     /// Units that are leaving.
     leaving: usize,
     /// Wanted by the placement, without a slot yet.
-    wanted: Vec<Unit>,
+    wanted: VecDeque<Unit>,
     placement: Vec<Option<Arc<PlacementSlice>>>,
     pub queues: ExpertQueues,
     rings: Vec<Ring>,
@@ -72,6 +73,7 @@ pub(crate) struct Host {
     pub frontier: Frontier,
     pub running: Option<RunningExperts>,
     bank: u32,
+    taken: Vec<Item>,
     #[cfg(feature = "plant")]
     waiting: Vec<(usize, crate::frame::ReturnBatch)>,
     /// Per block: the placement names nobody else, and everything is ready.
@@ -99,7 +101,7 @@ impl Host {
             per_block: vec![0; blocks as usize],
             leaving: 0,
             free_slots: (0..host.slots).rev().collect(),
-            wanted: vec![],
+            wanted: VecDeque::new(),
             placement: vec![None; blocks as usize],
             queues: ExpertQueues::new(blocks, classes),
             rings: vec![],
@@ -107,6 +109,7 @@ impl Host {
             frontier: Frontier::new(classes, config.initial_cycle),
             running: None,
             bank: 0,
+            taken: vec![],
             #[cfg(feature = "plant")]
             waiting: vec![],
             whole: vec![false; blocks as usize],
@@ -166,6 +169,7 @@ impl Host {
             n.late += batch.items.len() as u64;
         }
         let base = self.rings[peer].base;
+        landing.reserve(batch.rows.len());
         for (i, r) in batch.rows.iter().enumerate() {
             landing.push((i as u32, self.slab.landing(base + r.dst)));
         }

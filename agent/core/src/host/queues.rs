@@ -84,6 +84,7 @@ impl ExpertQueues {
         block as usize * self.classes + class as usize
     }
 
+    #[inline]
     pub fn push(&mut self, block: u16, unit: u32, class: u8, item: Item) {
         let (qk, bk) = (self.queue_key(unit, class), self.block_key(block, class));
         let (q, b) = (&mut self.queues[qk], &mut self.blocks[bk]);
@@ -102,18 +103,14 @@ impl ExpertQueues {
         b.info.since = b.info.since.min(item.since);
     }
 
-    /// Takes up to `budget` items of a queue, oldest first.
-    pub fn take(&mut self, block: u16, unit: u32, class: u8, budget: u32, out: &mut Vec<Item>) -> u32 {
+    /// Takes up to `budget` items of a queue, oldest first. Its block is to be settled afterwards.
+    pub fn take(&mut self, unit: u32, class: u8, budget: u32, out: &mut Vec<Item>) -> u32 {
         let key = self.queue_key(unit, class);
         let q = &mut self.queues[key];
         let n = q.items.len().min(budget as usize);
         out.extend(q.items.drain(..n));
         q.least = q.items.iter().map(|i| i.progress).min().unwrap_or(IDLE);
         q.since = q.items.iter().map(|i| i.since).min().unwrap_or(Nanos::MAX);
-        if q.items.is_empty() && n > 0 {
-            let key = self.block_key(block, class);
-            self.blocks[key].active.retain(|u| *u != unit);
-        }
         n as u32
     }
 
@@ -122,15 +119,19 @@ impl ExpertQueues {
         let key = self.block_key(block, class);
         let b = &mut self.blocks[key];
         let i = &mut b.info;
+        if i.rows == 0 {
+            return;
+        }
         (i.rows, i.largest, i.progress, i.since) = (0, 0, IDLE, Nanos::MAX);
-        for &u in &b.active {
-            let q = &self.queues[u as usize * self.classes + class as usize];
+        b.active.retain(|u| {
+            let q = &self.queues[*u as usize * self.classes + class as usize];
             let rows = q.items.len() as u32;
             i.rows += rows;
             i.largest = i.largest.max(rows);
             i.progress = i.progress.min(q.least);
             i.since = i.since.min(q.since);
-        }
+            rows > 0
+        });
         if b.active.is_empty() {
             self.active.retain(|k| *k != key as u32);
         }

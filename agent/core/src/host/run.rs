@@ -13,6 +13,8 @@ use crate::step::{ExpertItem, ExpertStep, Step, UnitBatch};
 pub(crate) struct RunningExperts {
     /// Per item, where its output row is.
     items: Vec<(Item, Slice, u32)>,
+    /// Items per home.
+    homes: Vec<usize>,
     slots: Vec<u32>,
 }
 
@@ -25,9 +27,16 @@ impl RunningExperts {
 impl Host {
     /// An expert step over the given (unit, class) queues of a block, up to `budget` rows.
     pub fn step(&mut self, block: u16, queues: &[(u32, u8)], budget: u32, rank: Option<&Rank>) -> Step {
-        let mut step = ExpertStep { block, units: vec![], items: vec![] };
-        let mut running = RunningExperts { items: vec![], slots: vec![] };
-        let mut taken = vec![];
+        let waiting: usize = queues.iter().map(|&(u, c)| self.queues.queue(u, c).items.len()).sum();
+        let rows = waiting.min(budget as usize);
+        let mut step =
+            ExpertStep { block, units: Vec::with_capacity(queues.len()), items: Vec::with_capacity(rows) };
+        let mut running = RunningExperts {
+            items: Vec::with_capacity(rows),
+            homes: vec![0; self.rings.len()],
+            slots: Vec::with_capacity(queues.len()),
+        };
+        let mut taken = std::mem::take(&mut self.taken);
         let (mut left, mut remote) = (budget, 0);
         let bank = self.bank;
         self.bank ^= 1;
@@ -38,7 +47,7 @@ impl Host {
             let Some(h) = &self.held[unit as usize] else { continue };
             let (u, slot) = (h.unit, h.slot);
             taken.clear();
-            left -= self.queues.take(block, unit, class, left, &mut taken);
+            left -= self.queues.take(unit, class, left, &mut taken);
             let first = step.items.len() as u32;
             for item in taken.drain(..) {
                 let dst = match rank.filter(|_| item.landing == LOCAL) {
@@ -52,6 +61,7 @@ impl Host {
                     }
                 };
                 step.items.push(ExpertItem { src: item.src, dst });
+                running.homes[item.home as usize] += 1;
                 running.items.push((item, u.slice, dst));
             }
             let end = step.items.len() as u32;
@@ -67,6 +77,7 @@ impl Host {
                 }
             }
         }
+        self.taken = taken;
         for class in 0..self.classes {
             self.queues.settle(block, class);
         }
@@ -77,8 +88,7 @@ impl Host {
     /// The step is over: outputs go home, one batch per rank, with the landing rows they no longer need.
     pub fn ran(&mut self, now: Nanos, rank: Option<&mut Rank>, net: &mut Net, n: &mut Counters) {
         let Some(running) = self.running.take() else { return };
-        let mut batches: Vec<Option<ReturnBatch>> = vec![];
-        batches.resize_with(net.peers.len(), || None);
+        let mut batches: Vec<Option<ReturnBatch>> = vec![None; running.homes.len()];
         let mut rank = rank;
         for (item, slice, row) in running.items {
             let back = ReturnItem { back: item.back, slice };
@@ -88,10 +98,13 @@ impl Host {
                 }
                 continue;
             }
-            let batch = batches[item.home as usize].get_or_insert_with(|| ReturnBatch {
-                rows: vec![],
-                items: vec![],
-                freed: vec![],
+            let batch = batches[item.home as usize].get_or_insert_with(|| {
+                let n = running.homes[item.home as usize];
+                ReturnBatch {
+                    rows: Vec::with_capacity(n),
+                    items: Vec::with_capacity(n),
+                    freed: Vec::with_capacity(n),
+                }
             });
             batch.rows.push(row);
             batch.items.push(back);

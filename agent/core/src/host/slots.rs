@@ -5,6 +5,7 @@ use super::{Held, HeldState, Host};
 use crate::event::Action;
 use crate::ids::{Unit, WorkerId};
 use crate::placement::PlacementSlice;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Host {
@@ -17,12 +18,12 @@ impl Host {
             |p: &Option<Arc<PlacementSlice>>| p.as_ref().is_none_or(|p| p.generation < slice.generation);
         let fresh: Vec<bool> = self.placement.iter().map(newer).collect();
         let is_fresh = |b: u16| blocks.contains(&b) && fresh[b as usize];
-        let mine = |u: &Unit| slice.replicas.iter().any(|r| r.worker == me && r.unit == *u);
+        let mine: BTreeSet<Unit> = slice.replicas.iter().filter(|r| r.worker == me).map(|r| r.unit).collect();
         for b in blocks.clone().filter(|b| is_fresh(*b)) {
             self.placement[b as usize] = Some(Arc::clone(slice));
         }
         for h in self.held.iter_mut().flatten().filter(|h| is_fresh(h.unit.block)) {
-            h.state = match (h.state, mine(&h.unit)) {
+            h.state = match (h.state, mine.contains(&h.unit)) {
                 (HeldState::Leaving, true) => HeldState::Ready,
                 (HeldState::Ready, false) => HeldState::Leaving,
                 (other, _) => other,
@@ -30,17 +31,10 @@ impl Host {
         }
         self.leaving = self.held.iter().flatten().filter(|h| h.state == HeldState::Leaving).count();
         self.wanted.retain(|u| !is_fresh(u.block));
-        for r in &slice.replicas {
-            let sound = r.unit.expert < self.experts
-                && r.unit.slice.lo < r.unit.slice.hi
-                && r.unit.slice.hi <= self.segments;
-            if r.worker == me
-                && sound
-                && is_fresh(r.unit.block)
-                && !self.holds(&r.unit)
-                && !self.wanted.contains(&r.unit)
-            {
-                self.wanted.push(r.unit);
+        for u in &mine {
+            let sound = u.expert < self.experts && u.slice.lo < u.slice.hi && u.slice.hi <= self.segments;
+            if sound && is_fresh(u.block) && self.held_as(u).is_none() {
+                self.wanted.push_back(*u);
             }
         }
         self.free_left(out);
@@ -52,8 +46,7 @@ impl Host {
 
     /// Whether all units that the placement names for a block are held here, and ready.
     fn settle_whole(&mut self, me: WorkerId, block: u16) {
-        let ready =
-            |u: &Unit| self.held.iter().flatten().any(|h| h.unit == *u && h.state == HeldState::Ready);
+        let ready = |u: &Unit| self.held_as(u).is_some_and(|h| h.state == HeldState::Ready);
         let whole = self.placement[block as usize].as_ref().is_some_and(|p| {
             let mut rows = p.replicas.iter().filter(|r| r.unit.block == block).peekable();
             rows.peek().is_some() && rows.all(|r| r.worker == me && ready(&r.unit))
@@ -61,14 +54,15 @@ impl Host {
         self.whole[block as usize] = whole;
     }
 
-    fn holds(&self, unit: &Unit) -> bool {
-        self.held.iter().flatten().any(|h| h.unit == *unit)
+    fn held_as(&self, unit: &Unit) -> Option<&Held> {
+        let of = self.by_expert.get(unit.block as usize * self.experts as usize + unit.expert as usize)?;
+        of.iter().filter_map(|i| self.held[*i as usize].as_ref()).find(|h| h.unit == *unit)
     }
 
     fn load_wanted(&mut self, out: &mut Vec<Action>) {
-        while !self.wanted.is_empty() {
+        while let Some(&unit) = self.wanted.front() {
             let Some(slot) = self.free_slots.pop() else { return };
-            let unit = self.wanted.remove(0);
+            self.wanted.pop_front();
             let held = Held { unit, slot, state: HeldState::Loading, items: 0.0 };
             let index = match self.held.iter().position(Option::is_none) {
                 Some(i) => i,

@@ -17,7 +17,8 @@ pub(crate) type Classes = u16;
 impl Rank {
     /// Takes queued segments of one block, decode waves before prefill, up to the token budget.
     fn take(&mut self, block: u16, classes: Classes, budget: u32) -> Vec<Queued> {
-        let (mut taken, mut left) = (vec![], budget);
+        let (mut taken, mut left) = (std::mem::take(&mut self.taken), budget);
+        taken.clear();
         for class in (0..self.clocks.len() as u8).filter(|c| classes >> c & 1 == 1) {
             if left == 0 && !taken.is_empty() {
                 break;
@@ -46,8 +47,8 @@ impl Rank {
             span,
             segments: Vec::with_capacity(taken.len()),
             rows: Vec::with_capacity(rows),
-            slicing: vec![],
-            pages: vec![],
+            slicing: Vec::with_capacity(rows * self.shape.top_k as usize),
+            pages: Vec::with_capacity(self.usual_pages),
         };
         for e in &taken {
             let s = self.segments[e.segment as usize].as_mut().expect("a queued segment");
@@ -78,7 +79,9 @@ impl Rank {
                 step.rows.push(TokenRow { token, entry, wanted });
             }
         }
+        self.usual_pages = step.pages.len();
         let segments = taken.iter().map(|e| e.segment).collect();
+        self.taken = taken;
         self.running = Some(Running::Attention { blocks, span, segments });
         Step::Attention(step)
     }
@@ -102,6 +105,7 @@ impl Rank {
             step.rows.push(HeadRow { token, entry, seq: SeqHandle(s.sequence), index: q.produced });
         }
         self.running = Some(Running::Head { segments: taken.iter().map(|e| e.segment).collect() });
+        self.taken = taken;
         Step::Head(step)
     }
 
@@ -125,7 +129,7 @@ impl Rank {
         let mut at = 0;
         // (class, progress) of what goes to experts, so that each batch has one clock value.
         let mut groups: Vec<(u8, u64)> = vec![];
-        let mut away: Vec<(u32, usize)> = vec![];
+        let mut away: Vec<(u32, usize)> = Vec::with_capacity(segments.len());
         for id in segments {
             let first = at;
             at += self.segment(id).tokens.len();

@@ -41,6 +41,8 @@ pub(crate) struct Dest {
     order: u64,
     /// The token and row that the last item of the outbox came with.
     tail: Option<(u32, u32)>,
+    /// Rows and items of the last batch, so that the next one is made with room for as many.
+    usual: (usize, usize),
 }
 
 impl Dest {
@@ -113,16 +115,21 @@ impl Rank {
         let tag = self.pool.begin(group);
         let at = group as usize * experts.len();
         self.asked[at..at + experts.len()].copy_from_slice(experts);
+        let slice = Slice::whole(self.shape.segments);
+        let first = block as usize * self.shape.experts as usize;
         for (k, &expert) in experts.iter().enumerate() {
             let back = ReturnTo { group, tag, k: k as u8 };
-            if let Some(load) =
-                self.loads.get_mut(block as usize * self.shape.experts as usize + expert as usize)
-            {
+            if let Some(load) = self.loads.get_mut(first + expert as usize) {
                 *load += 1;
             }
-            let whole = Slice::whole(self.shape.segments);
-            let ask = Ask { token, back, slice: whole, block, expert, class, progress };
-            self.ask_expert(ask, net, n);
+            let ask = Ask { token, back, slice, block, expert, class, progress };
+            match self.routing.only_holder(block, expert) {
+                Some(worker) => {
+                    self.pool.ask(group, k as u8, 1);
+                    self.ask_slice(&ask, worker, net, n);
+                }
+                None => self.ask_expert(ask, net, n),
+            }
         }
     }
 
@@ -137,7 +144,7 @@ impl Rank {
             n.sliced += u64::from(slices > 1);
             self.pool.ask(ask.back.group, ask.back.k, slices);
             for &(slice, worker) in &chosen {
-                self.ask_slice(Ask { slice, ..ask }, worker, net, n);
+                self.ask_slice(&Ask { slice, ..ask }, worker, net, n);
             }
         }
         self.chosen = chosen;
@@ -158,13 +165,14 @@ impl Rank {
         }
     }
 
-    fn ask_slice(&mut self, ask: Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
+    #[inline]
+    fn ask_slice(&mut self, ask: &Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
         if worker == self.me {
-            return self.local.push(ask);
+            return self.local.push(*ask);
         }
         let Some(peer) = net.find(worker).filter(|p| self.dests.get(*p).is_some_and(|d| d.is_host)) else {
             // A worker that the placement names and nobody has met yet.
-            return self.postpone(ask);
+            return self.postpone(*ask);
         };
         if !self.send_or_stall(peer, ask) {
             n.credit_stalls += 1;
@@ -172,11 +180,12 @@ impl Rank {
     }
 
     /// Puts an item into a batch, if there is a landing row for its token, else in line.
-    fn send_or_stall(&mut self, peer: usize, ask: Ask) -> bool {
+    #[inline]
+    fn send_or_stall(&mut self, peer: usize, ask: &Ask) -> bool {
         let (generation, src) = (self.routing.generation(ask.block), self.slab.input(ask.token));
         let d = &mut self.dests[peer];
         if !d.stalled.is_empty() || !d.put(ask, generation, src) {
-            d.stalled.push_back(ask);
+            d.stalled.push_back(*ask);
             return false;
         }
         true
@@ -190,7 +199,7 @@ impl Rank {
             return;
         }
         while let Some(&ask) = d.stalled.front() {
-            if !d.put(ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
+            if !d.put(&ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
                 break;
             }
             d.stalled.pop_front();
@@ -226,7 +235,7 @@ impl Rank {
         }
         match self.routing.choose_slice(ask.block, ask.expert, ask.slice) {
             Some(worker) if asked != 0 && Some(worker) == from => self.postpone(ask),
-            Some(worker) if asked != 0 => self.ask_slice(ask, worker, net, n),
+            Some(worker) if asked != 0 => self.ask_slice(&ask, worker, net, n),
             // Another slicing: a step that runs here may still write the rows of the one before.
             _ if self.hosting => {
                 self.orphan(Ask { slice: Slice::whole(self.shape.segments), ..ask }, n);
@@ -274,6 +283,8 @@ impl Rank {
         }
         unsent.extend(self.retries.iter().map(|(_, a)| a).filter(|a| of(a)).copied());
         self.retries.retain(|(_, a)| !of(a));
+        unsent.extend(self.local.iter().filter(|a| of(a)).copied());
+        self.local.retain(|a| !of(a));
         for a in unsent {
             let slices = a.slice.count(self.shape.segments);
             if self.pool.slicing(a.back.group)[a.back.k as usize] == 0 {
@@ -320,7 +331,11 @@ impl Rank {
             if peer == SELF {
                 continue;
             }
-            let mut batches = std::mem::take(&mut self.dests[peer].outbox).into_iter();
+            let d = &mut self.dests[peer];
+            if let Some(b) = d.outbox.last() {
+                d.usual = (b.rows.len(), b.items.len());
+            }
+            let mut batches = std::mem::take(&mut d.outbox).into_iter();
             while let Some(mut b) = batches.next() {
                 let class = b.class.0;
                 b.frames = net.peers[peer].link.class_sent(class, true);
@@ -391,7 +406,8 @@ impl Rank {
 
 impl Dest {
     /// Adds an item to the batch it belongs to, with its row if the row is not there yet. False without a credit.
-    fn put(&mut self, ask: Ask, generation: u64, src: u32) -> bool {
+    #[inline]
+    fn put(&mut self, ask: &Ask, generation: u64, src: u32) -> bool {
         let fits = |b: &TokenBatch| {
             b.class.0 == ask.class
                 && b.progress == ask.progress
@@ -411,8 +427,8 @@ impl Dest {
                         generation,
                         step_rows: 0,
                         progress: ask.progress,
-                        rows: vec![],
-                        items: vec![],
+                        rows: Vec::with_capacity(self.usual.0),
+                        items: Vec::with_capacity(self.usual.1),
                         mark: None,
                     });
                 }

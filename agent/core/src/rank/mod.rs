@@ -100,6 +100,9 @@ pub(crate) struct Rank {
     /// Rows per (block, expert) since the start.
     pub loads: Vec<u64>,
     chosen: Vec<(Slice, WorkerId)>,
+    taken: Vec<queues::Entry>,
+    /// Pages named by the last attention step, so that the next one is made with room for as many.
+    usual_pages: usize,
     /// Per (group, k): the expert that was asked last.
     asked: Vec<u16>,
     /// Items for units held by this same worker.
@@ -149,6 +152,8 @@ impl Rank {
             draining: false,
             loads: vec![0; shape.moe.len() * shape.experts as usize],
             chosen: vec![],
+            taken: vec![],
+            usual_pages: 0,
             asked: vec![0; slab.groups as usize * shape.top_k as usize],
             local: vec![],
             now: 0,

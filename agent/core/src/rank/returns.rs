@@ -14,6 +14,7 @@ impl Rank {
     }
 
     /// Takes an output. True if its row is wanted.
+    #[inline]
     pub fn returned(&mut self, now: Nanos, item: ReturnItem, n: &mut Counters) -> bool {
         match self.pool.arrive(item.back, item.slice) {
             Arrival::Duplicate => {

@@ -5,6 +5,7 @@
 //! goes first, so none of them starves another.
 
 use super::{Choice, Scheduler, Take, View};
+use crate::config::MAX_CLASSES;
 use crate::ids::{Nanos, Progress};
 
 /// An incomplete batch runs if this part of its step need not be paid again.
@@ -33,20 +34,19 @@ pub(super) struct FrontierFirst;
 /// The first of each class by progress, then the one that has waited longest.
 #[derive(Default)]
 struct Best {
-    of_class: Vec<Candidate>,
+    of_class: [Option<Candidate>; MAX_CLASSES],
 }
 
 impl Best {
     fn offer(&mut self, c: Candidate) {
-        match self.of_class.iter_mut().find(|b| b.class == c.class) {
-            Some(b) if c.before(b) => *b = c,
-            Some(_) => {}
-            None => self.of_class.push(c),
+        let best = &mut self.of_class[c.class as usize];
+        if best.is_none_or(|b| c.before(&b)) {
+            *best = Some(c);
         }
     }
 
     fn take(self) -> Option<Candidate> {
-        self.of_class.into_iter().min_by_key(|c| (c.since, c.class))
+        self.of_class.into_iter().flatten().min_by_key(|c| (c.since, c.class))
     }
 }
 

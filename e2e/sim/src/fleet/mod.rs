@@ -312,7 +312,9 @@ impl<'a> Fleet<'a> {
                 Ev::Arrive { flight } => {
                     let Some(f) = self.flights[flight as usize].take() else { continue };
                     self.free.push(flight);
-                    self.nodes[f.to as usize].core.receive(self.now, WorkerId(f.from), f.frame);
+                    let core = &mut self.nodes[f.to as usize].core;
+                    core.receive(self.now, WorkerId(f.from), f.frame);
+                    core.settle(self.now);
                     self.drain(f.to as usize);
                 }
                 Ev::Done { worker } => self.done(worker as usize),
