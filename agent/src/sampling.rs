@@ -17,6 +17,10 @@ mod params;
 pub(crate) mod random;
 mod sampler;
 
+/// Part of the numerics id: another name whenever the bits of a draw, a penalty, a log-probability or of the functions
+/// in `math` change.
+pub(crate) const SAMPLER: &str = "sampler-1";
+
 pub use constraint::{
     CompileError, CompiledGrammar, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits,
 };

@@ -17,7 +17,7 @@ use sluice_agent::cli::Layout;
 use sluice_agent::gateway::{Engine, EventSource, Generate, SeqEvent, events};
 use sluice_agent::model::weights::Weights;
 use sluice_agent::runtime::Runtime;
-use sluice_core::front::{CancelCause, Complete, Ending, Refused};
+use sluice_core::front::{CancelCause, Complete, Ending, Refused, Waiting};
 use sluice_core::ids::SeqKey;
 use sluice_core::sequence::StopRule;
 
@@ -127,7 +127,7 @@ async fn storm(engine: &Arc<Runtime>, requests: &[Generate], fates: &[Fate]) -> 
             println!(
                 "drained with {} sequences under way, {} of them waiting",
                 state.live,
-                state.waiting.0 + state.waiting.1
+                state.waiting.fresh + state.waiting.replays
             );
             assert!(state.live > 0);
             let (draining, asking, like) = (engine.clone(), engine.clone(), requests[1].clone());
@@ -194,7 +194,7 @@ fn under_pressure(weights: &Arc<Weights>, small: &Variation, whole: &[Answer], t
     assert!(preemptions > 0);
     assert!(ends.complete > 0 && ends.cancelled > 0 && ends.vanished > 0 && ends.late > 0, "{ends:?}");
 
-    assert!(state.idle && state.live == 0 && state.waiting == (0, 0), "{state:?}");
+    assert!(state.idle && state.live == 0 && state.waiting == Waiting::default(), "{state:?}");
     // One that vanished may have been complete before anybody noticed.
     let known = (ends.complete + late) as u64;
     let over = known + (ends.cancelled + ends.vanished) as u64;

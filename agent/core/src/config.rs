@@ -154,6 +154,14 @@ pub enum ConfigError {
         /// For what.
         why: &'static str,
     },
+    /// Row numbers have 32 bits.
+    #[error(
+        "the slab would have {rows} rows, more than row numbers can tell apart: fewer sequences, prefill tokens or expert rows"
+    )]
+    Slab {
+        /// What it would have.
+        rows: u64,
+    },
     /// Too many classes.
     #[error("at most 8 waves, not {0}")]
     Waves(u8),
@@ -181,6 +189,9 @@ impl WorkerConfig {
         };
         if self.waves as usize >= MAX_CLASSES {
             return Err(ConfigError::Waves(self.waves));
+        }
+        if self.slab.total() > u64::from(u32::MAX) {
+            return Err(ConfigError::Slab { rows: self.slab.total() });
         }
         least("waves", self.waves.into(), 1, "decode needs one")?;
         least("blocks", s.moe.len() as u32, 1, "a model has at least one")?;

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use ranks::RankLoad;
-pub use types::{Action, CancelCause, Complete, Ending, FrontConfig, FrontCounts, Refused, Submit};
+pub use types::{Action, CancelCause, Complete, Ending, FrontConfig, FrontCounts, Refused, Submit, Waiting};
 
 /// Where a sequence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,9 +356,9 @@ impl<H: Clone> Front<H> {
         self.seqs.len()
     }
 
-    /// Sequences that wait for a rank: (replays and preempted, new).
-    pub fn waiting(&self) -> (usize, usize) {
-        (self.replays.len(), self.fresh.len())
+    /// Sequences that wait for a rank.
+    pub fn waiting(&self) -> Waiting {
+        Waiting { fresh: self.fresh.len(), replays: self.replays.len() }
     }
 
     /// What happened so far.

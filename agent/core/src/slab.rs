@@ -33,6 +33,14 @@ impl SlabLayout {
         self.output_base() + 2 * self.outputs
     }
 
+    /// All rows of a slab that may be too large.
+    pub fn total(&self) -> u64 {
+        let [tokens, groups, top_k, parts, landing, outputs] =
+            [self.tokens, self.groups, self.top_k, self.parts, self.landing, self.outputs].map(u64::from);
+        let returns = groups.saturating_mul(top_k).saturating_mul(parts);
+        returns.saturating_add(2 * tokens + landing + 2 * outputs)
+    }
+
     /// The residual row of a token.
     pub const fn residual(&self, token: u32) -> Row {
         token

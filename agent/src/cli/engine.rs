@@ -100,7 +100,7 @@ pub struct EngineArgs {
         env = "SLUICE_WAVES",
         default_value_t = 1,
         value_name = "W",
-        value_parser = clap::value_parser!(u8).range(1..=16),
+        value_parser = clap::value_parser!(u8).range(1..=8),
         help_heading = "Batching"
     )]
     pub waves: u8,

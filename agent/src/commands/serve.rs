@@ -13,7 +13,7 @@ use super::loading;
 pub fn serve(options: ServeOptions, format: LogFormat) -> anyhow::Result<()> {
     let _logs = start_logs(format, &options.traces)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let (bar, progress) = loading::bar(false);
         let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stop = async move {
@@ -43,8 +43,11 @@ pub fn serve(options: ServeOptions, format: LogFormat) -> anyhow::Result<()> {
         .await;
         bar.finish_and_clear();
         served?;
-        Ok(())
-    })
+        anyhow::Ok(())
+    });
+    // A load that was given up may still be at a large tensor.
+    runtime.shutdown_background();
+    served
 }
 
 fn announce(serving: &Serving) {

@@ -44,6 +44,9 @@ pub enum NodeError {
     /// A defect of ours.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// A worker failed, and with it the engine.
+    #[error("{0}; the engine cannot go on without it")]
+    Lost(String),
     /// A thread that ended by itself.
     #[error("a task of the server broke: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -62,7 +65,7 @@ pub struct Serving {
     pub numerics: String,
 }
 
-/// Serves until `stop` resolves; then what runs may finish within the grace period. `progress` is told of the loading,
+/// Serves until `stop` resolves; then what runs may finish within the grace period, and what loads is given up. `progress` is told of the loading,
 /// `ready` when requests can come. Returns how many connections had to be cut.
 ///
 /// # Errors
@@ -90,7 +93,16 @@ pub async fn serve(
     let serving_admin = admin.as_ref().map(|(_, at)| *at);
     // Before the model, so that a supervisor can tell loading from hanging.
     let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), &timeouts));
-    let loaded = load(&options, &telemetry, progress).await;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let mut stop = std::pin::pin!(stop);
+    let loaded = tokio::select! {
+        loaded = load(&options, &telemetry, progress, Arc::clone(&cancelled)) => loaded,
+        () = &mut stop => {
+            cancelled.store(true, Ordering::Relaxed);
+            stop_admin(admin).await?;
+            return Ok(0);
+        }
+    };
     let (model, runtime) = match loaded {
         Ok(loaded) => loaded,
         Err(e) => {
@@ -116,11 +128,19 @@ pub async fn serve(
         observer: telemetry.clone(),
     };
     ready(&serving);
+    let mut lost = None;
     let stop = async {
-        stop.await;
+        tokio::select! {
+            () = stop => {}
+            why = runtime.lost() => lost = Some(why),
+        }
         pages.draining.store(true, Ordering::Relaxed);
     };
     let cut = listen(listener, router(Arc::new(gateway)), config, stop).await;
+    if let Some(why) = lost {
+        stop_admin(admin).await?;
+        return Err(NodeError::Lost(why));
+    }
     let grace = options.front.shutdown_grace;
     let drained =
         tokio::task::spawn_blocking(move || runtime.drain(if cut == 0 { grace } else { Duration::ZERO }))
@@ -165,6 +185,7 @@ async fn load(
     options: &ServeOptions,
     telemetry: &Arc<Telemetry>,
     progress: Progress,
+    cancelled: Arc<AtomicBool>,
 ) -> Result<(Model, Arc<Runtime>), NodeError> {
     let (source, engine) = (options.model.clone(), options.engine.clone());
     let around = Surroundings {
@@ -172,6 +193,7 @@ async fn load(
         observer: telemetry.clone(),
         progress,
         trace_sample: options.traces.sample,
+        cancelled,
     };
     tokio::task::spawn_blocking(move || {
         let model = open_model(&source)?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sluice_core::front::CancelCause;
 use sluice_core::ids::SeqKey;
+use tokio::sync::watch;
 
 use super::mail::{FrontMail, FrontState};
 use crate::gateway::{Engine, EventSink, Generate};
@@ -19,6 +20,8 @@ pub struct Runtime {
     pub(super) stop: Box<dyn Fn() + Send + Sync>,
     pub(super) joins: Mutex<Vec<JoinHandle<()>>>,
     pub(super) numerics: String,
+    /// The worker that failed first, and why.
+    pub(super) lost: watch::Receiver<Option<String>>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -31,6 +34,17 @@ impl Runtime {
     /// The hash of all that decides the bits.
     pub fn numerics_id(&self) -> &str {
         &self.numerics
+    }
+
+    /// Resolves when a worker is lost, with its name and the reason: the engine cannot go on then, and has ended all
+    /// that was under way.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.lost.clone();
+        match lost.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // All workers have left as they were told.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The front's state; nothing if it has ended.

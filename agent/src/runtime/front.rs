@@ -53,11 +53,15 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
                 Err(RecvTimeoutError::Timeout) => None,
             };
             let now = self.clock.now();
-            match mail {
-                Some(mail) => self.take(now, mail, &mut out),
-                None => self.front.tick(now, &mut out),
+            if let Some(mail) = mail {
+                self.take(now, mail, &mut out);
+                self.act(now, &mut out, None);
             }
-            self.act(now, &mut out, None);
+            // Deadlines do not wait until there is no mail.
+            if self.front.next_tick().is_some_and(|at| at <= now) {
+                self.front.tick(now, &mut out);
+                self.act(now, &mut out, None);
+            }
         }
     }
 

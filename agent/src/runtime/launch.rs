@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::engine::Runtime;
 use super::loader::UnitSource;
+use super::memory;
 use super::observe::Observer;
 use super::sizing::{Footprint, Sizing, size};
 use super::start::{Parts, Progress, StartError, start};
@@ -32,6 +34,8 @@ pub struct Surroundings {
     pub progress: Progress,
     /// Share of the requests whose tokens leave spans, 0 to 1.
     pub trace_sample: f64,
+    /// Loading ends, with an error, when this is set.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -72,7 +76,11 @@ pub fn launch_cpu(
     if o.page_size != PAGE_TOKENS {
         return Err(StartError::PageSize { is: o.page_size, must: PAGE_TOKENS });
     }
-    let memory = Footprint { kv_page: kv_page_bytes(&spec) as u64, kv_budget: free_memory() / 4 };
+    let memory = Footprint {
+        kv_page: kv_page_bytes(&spec) as u64,
+        available: memory::available(),
+        weights: weights.inventory().found_bytes,
+    };
     let sizing = size(&spec, o, memory)?;
     let isa = isa(o.isa)?;
     let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, spec.max_positions));
@@ -87,6 +95,7 @@ pub fn launch_cpu(
         progress: around.progress,
         trace_sample: around.trace_sample,
         link: None,
+        cancelled: around.cancelled,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let crowded = sizing.workers.iter().map(|w| w.threads).sum::<usize>() > cores;
@@ -113,7 +122,7 @@ pub fn launch_cpu(
 pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> Result<Runtime, StartError> {
     let costs = Arc::new(read_costs(file)?);
     let spec = costs.spec();
-    let memory = Footprint { kv_page: 1, kv_budget: u64::MAX };
+    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
     let sizing = size(&spec, o, memory)?;
     let even = Routing::Skew { share: 0.0, seed: 1 };
     let routing = match routing(&spec, o, &sizing)? {
@@ -129,6 +138,7 @@ pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> 
         progress: around.progress,
         trace_sample: around.trace_sample,
         link,
+        cancelled: around.cancelled,
     };
     start(&sizing, parts, |plan| {
         Ok(ModelledBackend::new(ModelledConfig {
@@ -198,18 +208,11 @@ fn skewed(
     Ok(drawn.map_err(|e| StartError::Load(e.to_string()))?.map(Arc::new))
 }
 
-/// Memory that can be had without pushing out what others use, in bytes.
-fn free_memory() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.map_or(4 << 30, |k| k * 1024)
-}
-
-/// The hash of all that decides the bits: weights, segments, kernels and the kind of device. Nothing of the layout.
+/// The hash of all that decides the bits: weights, segments, kernels, the kind of device, sampler. Nothing of the layout.
 fn numerics(weights: &Weights, o: &EngineOptions, kernels: &str) -> String {
     let mut h = blake3::Hasher::new();
     h.update(kernels.as_bytes());
+    h.update(crate::sampling::SAMPLER.as_bytes());
     h.update(&[o.segments]);
     h.update(format!("{:?}", o.routing).as_bytes());
     h.update(weights.fingerprint().to_string().as_bytes());

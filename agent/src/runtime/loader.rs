@@ -1,5 +1,6 @@
 //! Loads unit weights in the background, so that a joining slot never holds up what a worker serves.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -33,27 +34,39 @@ pub(super) struct Order<U> {
 /// Where orders go, and the threads that carry them out.
 pub(super) type Loaders<U> = (Sender<Order<U>>, Vec<JoinHandle<()>>);
 
-/// Starts `threads` loaders. They end when all senders of orders are gone.
+/// Starts `threads` loaders. They end when all senders of orders are gone; once `cancelled`, orders come to nothing.
 pub(super) fn spawn<S: UnitSource>(
     source: &Arc<S>,
     threads: usize,
     done: &Arc<Done>,
+    cancelled: &Arc<AtomicBool>,
 ) -> std::io::Result<Loaders<S::Unit>> {
     let (sender, receiver) = channel::<Order<S::Unit>>();
     let receiver = Arc::new(Mutex::new(receiver));
     let joins = (0..threads.max(1))
         .map(|i| {
             let (source, receiver, done) = (Arc::clone(source), Arc::clone(&receiver), Arc::clone(done));
-            Builder::new().name(format!("load-{i}")).spawn(move || run(&*source, &receiver, &*done))
+            let cancelled = Arc::clone(cancelled);
+            Builder::new()
+                .name(format!("load-{i}"))
+                .spawn(move || run(&*source, &receiver, &*done, &cancelled))
         })
         .collect::<Result<_, _>>()?;
     Ok((sender, joins))
 }
 
-fn run<S: UnitSource>(source: &S, orders: &Mutex<Receiver<Order<S::Unit>>>, done: &Done) {
+fn run<S: UnitSource>(
+    source: &S,
+    orders: &Mutex<Receiver<Order<S::Unit>>>,
+    done: &Done,
+    cancelled: &AtomicBool,
+) {
     loop {
         let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Order { slot, unit, reply }) = next else { return };
+        if cancelled.load(Ordering::Relaxed) {
+            continue;
+        }
         let weights = source.load(unit);
         if let Err(why) = &weights {
             tracing::error!(%unit, slot, "could not load: {why}");

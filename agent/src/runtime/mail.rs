@@ -70,6 +70,6 @@ pub struct FrontState {
     pub counts: sluice_core::front::FrontCounts,
     /// Sequences under way.
     pub live: usize,
-    /// Sequences that wait for a rank: new ones, and replays.
-    pub waiting: (usize, usize),
+    /// Sequences that wait for a rank.
+    pub waiting: sluice_core::front::Waiting,
 }

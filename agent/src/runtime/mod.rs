@@ -9,9 +9,12 @@ mod front;
 mod launch;
 mod loader;
 mod mail;
+mod memory;
 mod observe;
 mod sizing;
 mod start;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use engine::Runtime;

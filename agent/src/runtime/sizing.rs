@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
 use sluice_core::cost::Costs;
 use sluice_core::ids::{MICRO, WorkerId};
@@ -46,9 +47,14 @@ pub struct Sizing {
 pub struct Footprint {
     /// Bytes of a KV page over all blocks.
     pub kv_page: u64,
-    /// Bytes that may be used for KV pools, all ranks together.
-    pub kv_budget: u64,
+    /// Bytes that can be had, before any weights are loaded.
+    pub available: u64,
+    /// Bytes of the weights.
+    pub weights: u64,
 }
+
+/// Of what weights leave, KV pools of a size that nobody gave take at most one part in so many.
+const KV_PART: u64 = 4;
 
 fn shape(spec: &ModelSpec, segments: u8) -> Shape {
     let moe = spec.blocks.iter().map(|b| b.feed_forward.moe());
@@ -85,7 +91,7 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
         prefill_chunk: o.prefill_chunk,
         prefill_tokens: o.prefill_tokens.max(o.prefill_chunk),
     };
-    let tokens = rank.max_sequences + rank.prefill_tokens;
+    let tokens = rank.max_sequences.saturating_add(rank.prefill_tokens);
     let other_ranks = |i: u32| ranks - u32::from(is_rank(i));
     let threads = o.threads.map_or_else(cores, |t| t as usize);
     let workers = (0..count).map(|i| {
@@ -96,7 +102,7 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
             groups: if r { tokens } else { 0 },
             top_k: shape.top_k.into(),
             parts: o.slices.into(),
-            landing: if h { ring * other_ranks(i) } else { 0 },
+            landing: if h { ring.saturating_mul(other_ranks(i)) } else { 0 },
             outputs: if h { o.max_expert_rows } else { 0 },
         };
         let policy = if r { o.schedulers.attention } else { o.schedulers.experts };
@@ -142,8 +148,16 @@ fn kv_pages(spec: &ModelSpec, o: &EngineOptions, memory: Footprint, ranks: u32) 
         KvSize::Tokens(t) => t.div_ceil(page),
         KvSize::Bytes(b) => b / memory.kv_page.max(1),
         KvSize::Auto => {
-            let budget = memory.kv_budget / u64::from(ranks.max(1)) / memory.kv_page.max(1);
-            budget.min(longest * u64::from(o.max_sequences)).max(longest)
+            let (ranks, page) = (u64::from(ranks.max(1)), memory.kv_page.max(1));
+            let left = memory.available.saturating_sub(memory.weights) / ranks / page;
+            if left < longest {
+                return Err(StartError::Memory {
+                    available: ByteSize(memory.available),
+                    weights: ByteSize(memory.weights),
+                    kv: ByteSize(longest * page * ranks),
+                });
+            }
+            (left / KV_PART).min(longest * u64::from(o.max_sequences)).max(longest)
         }
     };
     match u32::try_from(pages) {
@@ -161,7 +175,7 @@ fn place(
     let hosts: Vec<u32> = hosts.collect();
     let units =
         shape.moe.iter().filter(|m| **m).count() as u32 * u32::from(shape.experts) * u32::from(o.slices);
-    let slots = (units * o.replicas).div_ceil(hosts.len().max(1) as u32);
+    let slots = units.saturating_mul(o.replicas).div_ceil(hosts.len().max(1) as u32);
     let worker = |i: &u32| sluice_planner::Worker { id: WorkerId(*i), slots };
     let mut request = Request::new(shape.moe.clone(), shape.experts, hosts.iter().map(worker).collect());
     (request.segments, request.slices) = (o.segments, o.slices);

@@ -1,6 +1,7 @@
 //! Starting an engine: backends, threads, hellos, placement; ready when every slot is loaded.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
@@ -12,12 +13,13 @@ use sluice_core::front::{Front, FrontConfig, RankLoad};
 use sluice_core::ids::{GatewayId, WorkerId};
 use sluice_core::worker::Worker;
 use sluice_planner::PlanError;
+use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::engine::Runtime;
 use super::front::FrontThread;
 use super::loader::{self, UnitSource};
-use super::mail::Mail;
+use super::mail::{FrontMail, Mail};
 use super::observe::Observer;
 use super::sizing::{Sizing, WorkerPlan};
 use super::worker::WorkerThread;
@@ -58,6 +60,22 @@ pub enum StartError {
     /// Weights.
     #[error("weights could not be loaded; the log says which and why")]
     Weights,
+    /// It was told to stop before it was ready.
+    #[error("stopped while loading")]
+    Cancelled,
+    /// Weights and the smallest KV pools.
+    #[error(
+        "{available} of memory can be had, but the weights take {weights} and KV pools for one longest sequence per \
+         attention rank {kv}: give --kv-tokens or --kv-memory for shorter sequences, or more memory"
+    )]
+    Memory {
+        /// What can be had.
+        available: bytesize::ByteSize,
+        /// What the weights take.
+        weights: bytesize::ByteSize,
+        /// What the least of KV pools takes.
+        kv: bytesize::ByteSize,
+    },
     /// Something that an engine is made of.
     #[error("{0}")]
     Load(String),
@@ -99,6 +117,8 @@ pub struct Parts<S> {
     pub trace_sample: f64,
     /// Frames between workers take the time of this link, for experiments.
     pub link: Option<Link>,
+    /// Loading ends, with an error, when this is set.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl<S> std::fmt::Debug for Parts<S> {
@@ -131,13 +151,14 @@ where
     let total = sizing.placement.iter().map(|p| p.replicas.len()).sum::<usize>();
     let loaded = AtomicUsize::new(0);
     let ready = Arc::new(Ready::new(Arc::clone(&parts.observer), sizing.workers.len()));
+    let given_up = Arc::new(AtomicBool::new(false));
     let (progress, watch) = (Arc::clone(&parts.progress), Arc::clone(&ready));
     let done: Arc<loader::Done> = Arc::new(move |ok| match ok {
         true => progress(loaded.fetch_add(1, Ordering::Relaxed) + 1, total),
         false => watch.fail(),
     });
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (orders, mut joins) = loader::spawn(&parts.source, threads, &done)?;
+    let (orders, mut joins) = loader::spawn(&parts.source, threads, &done, &given_up)?;
     let observer: Arc<dyn Observer> = ready.clone();
 
     let mut workers = vec![];
@@ -162,13 +183,26 @@ where
             observer: Arc::clone(&observer),
             link: parts.link,
             spans: TokenSpans::new(id, parts.trace_sample),
-            pages: plan.config.rank.as_ref().map_or((0, 1), |r| (r.pages, r.page_size)),
         });
     }
+    // Loaders end when the last worker that can give orders does.
+    drop(orders);
     introduce(sizing, &addresses);
+    let (lost, is_lost) = watch::channel(None);
     for worker in workers {
         let name = format!("{}-{}", worker.role, worker.id.0);
-        joins.push(Builder::new().name(name).spawn(move || worker.run())?);
+        let (lost, front) = (lost.clone(), front.clone());
+        joins.push(Builder::new().name(name.clone()).spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+            if let Err(why) = ended.unwrap_or_else(|_| Err("its thread panicked; the log says where".into()))
+            {
+                tracing::error!("worker {name} is lost: {why}");
+                lost.send_if_modified(|l| {
+                    l.is_none() && l.replace(format!("worker {name}: {why}")).is_none()
+                });
+                let _ = front.send(FrontMail::Halt);
+            }
+        })?);
     }
 
     let ranks: Vec<(WorkerId, RankLoad)> = sizing.workers.iter().filter_map(first_load).collect();
@@ -191,9 +225,13 @@ where
         stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
         joins: Mutex::new(joins),
         numerics: parts.numerics,
+        lost: is_lost,
     };
-    ready.wait(&addresses)?;
-    Ok(runtime)
+    let waited = ready.wait(&addresses, &parts.cancelled, &runtime.lost);
+    if waited.is_err() {
+        given_up.store(true, Ordering::Relaxed);
+    }
+    waited.map(|()| runtime)
 }
 
 fn first_load(plan: &WorkerPlan) -> Option<(WorkerId, RankLoad)> {
@@ -250,11 +288,22 @@ impl Ready {
         self.changed.notify_all();
     }
 
-    fn wait<U>(&self, addresses: &[Sender<Mail<U>>]) -> Result<(), StartError> {
+    fn wait<U>(
+        &self,
+        addresses: &[Sender<Mail<U>>],
+        cancelled: &AtomicBool,
+        lost: &watch::Receiver<Option<String>>,
+    ) -> Result<(), StartError> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         while !ready.iter().all(|r| *r) {
             if self.failed.load(Ordering::Relaxed) {
                 return Err(StartError::Weights);
+            }
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(StartError::Cancelled);
+            }
+            if let Some(why) = lost.borrow().clone() {
+                return Err(StartError::Load(why));
             }
             let wait = self.changed.wait_timeout(ready, Duration::from_millis(100));
             ready = wait.unwrap_or_else(PoisonError::into_inner).0;

@@ -45,7 +45,6 @@ pub(super) struct WorkerThread<B: Backend> {
     pub observer: Arc<dyn Observer>,
     pub link: Option<Link>,
     pub spans: TokenSpans,
-    pub pages: (u32, u32),
 }
 
 /// What belongs to one attempt of one sequence.
@@ -74,7 +73,10 @@ struct State {
 
 impl<B: Backend> WorkerThread<B> {
     /// Until [`Mail::Stop`], or until everybody else is gone.
-    pub(super) fn run(mut self) {
+    ///
+    /// # Errors
+    /// The device failed: what it said.
+    pub(super) fn run(mut self) -> Result<(), String> {
         let mut state = State {
             pending: HashMap::new(),
             open: HashMap::new(),
@@ -92,7 +94,10 @@ impl<B: Backend> WorkerThread<B> {
         loop {
             loop {
                 match self.inbox.try_recv() {
-                    Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => return self.report(),
+                    Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => {
+                        self.report();
+                        return Ok(());
+                    }
                     Ok(mail) => self.take(mail, &mut state),
                     Err(TryRecvError::Empty) => break,
                 }
@@ -100,6 +105,11 @@ impl<B: Backend> WorkerThread<B> {
             if std::mem::take(&mut state.unsettled) {
                 self.core.settle(self.clock.now());
                 self.act(&mut state);
+            }
+            if let Some(why) = self.core.failure().map(str::to_owned) {
+                self.tell(&mut state);
+                self.report();
+                return Err(why);
             }
             if Instant::now() >= state.next_report {
                 state.next_report = Instant::now() + REPORT_EVERY;
@@ -126,7 +136,10 @@ impl<B: Backend> WorkerThread<B> {
             }
             self.tell(&mut state);
             match self.inbox.recv_timeout(self.patience(&state)) {
-                Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => return self.report(),
+                Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.report();
+                    return Ok(());
+                }
                 Ok(mail) => self.take(mail, &mut state),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -214,10 +227,6 @@ impl<B: Backend> WorkerThread<B> {
                 }
             }
         }
-        if let sluice_core::step::Outcome::Failed(why) = &outcome {
-            tracing::error!(worker = self.id.0, "the backend failed: {why}");
-            state.next_report = Instant::now();
-        }
         self.core.handle(self.clock.now(), Event::Done(outcome));
         self.act(state);
         state.logprobs.clear();
@@ -302,9 +311,7 @@ impl<B: Backend> WorkerThread<B> {
 
     /// Passes on what the rank said, with its load now and then.
     fn tell(&mut self, state: &mut State) {
-        let Some((free, _, waiting)) = self.core.rank_load() else { return };
-        let (pool_blocks, block_tokens) = self.pages;
-        let load = RankLoad { free_blocks: free, pool_blocks, block_tokens, queue: waiting, draining: false };
+        let Some(load) = self.core.rank_load() else { return };
         let now = self.clock.now();
         let fresh = state.last_load.is_none_or(|(at, last)| last != load && now >= at + LOAD_EVERY);
         if state.told.is_empty() && !fresh {

@@ -27,10 +27,10 @@ pub(super) fn families(front: &FrontSample) -> Vec<MetricFamily> {
         ended.sample(&[("outcome", outcome)], n as f64);
     }
     let mut live = Family::gauge("sluice_sequences", "Sequences now: bound to a rank, or waiting for one.");
-    let waiting = front.waiting.0 + front.waiting.1;
+    let waiting = front.waiting.fresh + front.waiting.replays;
     live.sample(&[("state", "bound")], front.live.saturating_sub(waiting) as f64);
-    live.sample(&[("state", "waiting")], front.waiting.0 as f64);
-    live.sample(&[("state", "waiting_replay")], front.waiting.1 as f64);
+    live.sample(&[("state", "waiting")], front.waiting.fresh as f64);
+    live.sample(&[("state", "waiting_replay")], front.waiting.replays as f64);
     let counters = [
         ("sluice_generated_tokens_total", "Tokens passed on to clients.", c.tokens),
         (

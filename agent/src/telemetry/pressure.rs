@@ -125,8 +125,8 @@ impl PressurePage {
             workers: workers.map(WorkerPressure::from).collect(),
             front: front.map(|f| FrontPressure {
                 sequences: f.live,
-                waiting: f.waiting.0,
-                waiting_replays: f.waiting.1,
+                waiting: f.waiting.fresh,
+                waiting_replays: f.waiting.replays,
             }),
         }
     }

@@ -1,7 +1,7 @@
 //! Snapshots: what telemetry is handed.
 
 use sluice_core::counters::Counters;
-use sluice_core::front::FrontCounts;
+use sluice_core::front::{FrontCounts, Waiting};
 use sluice_core::ids::WorkerId;
 use sluice_core::pressure::Pressure;
 
@@ -55,6 +55,6 @@ pub struct FrontSample {
     pub counts: FrontCounts,
     /// Sequences under way.
     pub live: usize,
-    /// Sequences that wait for a rank: new ones, and replays.
-    pub waiting: (usize, usize),
+    /// Sequences that wait for a rank.
+    pub waiting: Waiting,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sluice_core::counters::Counters;
-use sluice_core::front::{Complete, Ending, FrontCounts};
+use sluice_core::front::{Complete, Ending, FrontCounts, Waiting};
 use sluice_core::ids::{SECOND, Slice, Unit, WorkerId};
 use sluice_core::pressure::{Pressure, QueuePressure};
 
@@ -69,7 +69,8 @@ fn a_page_says_what_the_snapshots_said() {
         failed: 1,
         ..FrontCounts::default()
     };
-    let page = t.render(Some(&FrontSample { counts, live: 3, waiting: (1, 1) })).unwrap();
+    let page =
+        t.render(Some(&FrontSample { counts, live: 3, waiting: Waiting { fresh: 1, replays: 1 } })).unwrap();
     let lines = lines(&page);
     for (name, value) in [
         ("sluice_queue_max_rows{worker=\"1\",queue=\"experts\",block=\"2\"}", 20.0),
@@ -154,7 +155,7 @@ fn pressure_is_per_unit() {
     let t = Telemetry::new(2).unwrap();
     t.worker_seen(sample());
     let page = serde_json::to_value(t.pressure(Some(&FrontSample {
-        waiting: (4, 0),
+        waiting: Waiting { fresh: 4, replays: 0 },
         live: 6,
         ..FrontSample::default()
     })))

@@ -596,14 +596,7 @@ impl World {
     }
 
     fn load(&self, worker: usize) -> RankLoad {
-        let p = self.nodes[worker].core.pressure(self.now);
-        RankLoad {
-            free_blocks: p.kv_pages.1 - p.kv_pages.0,
-            pool_blocks: p.kv_pages.1,
-            block_tokens: self.scenario.workers[worker].rank.as_ref().map_or(1, |r| r.page_size),
-            queue: p.sequences.1,
-            draining: self.nodes[worker].draining,
-        }
+        self.nodes[worker].core.rank_load().unwrap_or_default()
     }
 
     // ---- gateways
@@ -637,7 +630,7 @@ impl World {
             }
         }
         self.out = out;
-        let (waiting, most) = (self.fronts[gateway].waiting().1, self.scenario.gateways[gateway].queue);
+        let (waiting, most) = (self.fronts[gateway].waiting().fresh, self.scenario.gateways[gateway].queue);
         if waiting > most {
             self.fail(format!("gateway {gateway} keeps {waiting} new sequences in a queue of {most}"));
         }

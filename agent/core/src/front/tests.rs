@@ -86,7 +86,7 @@ fn a_busy_rank_passes_the_sequence_to_the_next_and_then_to_the_queue() {
     assert_ne!(first, second);
     assert_eq!((again.attempt, again.replay), (bind.attempt + 1, false));
     assert!(said(&mut front, second, key(1), again.attempt, BUSY).is_empty());
-    assert_eq!(front.waiting(), (0, 1));
+    assert_eq!(front.waiting(), Waiting { replays: 0, fresh: 1 });
 
     let mut out = Vec::new();
     let at = front.next_tick().unwrap();
@@ -229,7 +229,7 @@ fn preempted_sequences_go_ahead_of_new_work_even_on_a_busy_rank() {
     said(&mut front, A, key(1), 1, RankEvent::Accepted);
     submit(&mut front, request(2, 2, 9));
     said(&mut front, A, key(2), 1, BUSY);
-    assert_eq!(front.waiting(), (0, 1));
+    assert_eq!(front.waiting(), Waiting { replays: 0, fresh: 1 });
     let out = said(&mut front, A, key(1), 1, RankEvent::HandedBack);
     let order: Vec<_> = out
         .iter()
@@ -280,7 +280,7 @@ fn a_request_stays_with_the_numerics_of_the_rank_that_took_it() {
     let mut out = Vec::new();
     front.rank_down(0, A, &mut out);
     assert!(out.is_empty(), "no rank of that numerics id is left: they wait");
-    assert_eq!(front.waiting(), (1, 1));
+    assert_eq!(front.waiting(), Waiting { replays: 1, fresh: 1 });
     // Others are not held up by them.
     assert_eq!(bound(&submit(&mut front, request(2, 2, 9))).0, B);
     assert_eq!(up(&mut front, WorkerId(3), 1).len(), 2);
@@ -540,7 +540,7 @@ mod random {
 
         /// What holds between any two events.
         fn check(&self) {
-            let (replays, fresh) = self.front.waiting();
+            let Waiting { fresh, replays } = self.front.waiting();
             assert!(fresh <= self.front.untaken && self.front.untaken <= self.queue, "the queue is bounded");
             let open = self.clients.values().filter(|client| client.ending.is_none()).count();
             assert_eq!(open, self.front.live());

@@ -154,6 +154,15 @@ pub enum CancelCause {
     StopString,
 }
 
+/// Sequences that wait for a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// New ones.
+    pub fresh: usize,
+    /// Those that were bound before: their rank was lost, or handed them back.
+    pub replays: usize,
+}
+
 /// What happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrontCounts {

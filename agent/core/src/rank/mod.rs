@@ -176,6 +176,11 @@ impl Rank {
         !self.by_key.is_empty() || !self.waiting.is_empty() || self.running.is_some()
     }
 
+    /// It takes nothing new.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Items for experts that nobody holds.
     pub fn orphans(&self) -> usize {
         self.orphans.len()

@@ -1,0 +1,237 @@
+//! An engine ends as a whole: when a worker fails, and when it is told to stop while it loads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sluice_core::config::Policy;
+use sluice_core::cost::Costs;
+use sluice_core::front::Ending;
+use sluice_core::ids::{Row, SeqHandle, Unit};
+use sluice_core::sequence::StopRule;
+use sluice_core::step::{Outcome, Step};
+
+use super::{Footprint, Parts, Runtime, StartError, UnitSource, read_costs, size, start};
+use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
+use crate::backend::routing::{Routing, SkewedRouting};
+use crate::backend::{Backend, Probe, SampledLogprobs};
+use crate::cli::{BackendChoice, EngineOptions, IsaChoice, KvSize, Layout, Schedulers};
+use crate::gateway::{Engine as _, Generate, SeqEvent, events};
+use crate::sampling::{SamplingParams, SequenceSampling};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Breaks {
+    Never,
+    Says,
+    Panics,
+}
+
+/// A modelled device whose thirtieth step goes wrong.
+struct Device {
+    inner: ModelledBackend,
+    breaks: Breaks,
+    steps: u32,
+    failed: bool,
+}
+
+impl Backend for Device {
+    type Unit = Unit;
+
+    fn open(&mut self, seq: SeqHandle, sampling: SequenceSampling) {
+        self.inner.open(seq, sampling);
+    }
+
+    fn close(&mut self, seq: SeqHandle) {
+        self.inner.close(seq);
+    }
+
+    fn install(&mut self, slot: u32, unit: Arc<Unit>) {
+        self.inner.install(slot, unit);
+    }
+
+    fn free_slot(&mut self, slot: u32) {
+        self.inner.free_slot(slot);
+    }
+
+    fn submit(&mut self, step: Step) {
+        self.steps += 1;
+        self.failed = self.steps == 30 && self.breaks == Breaks::Says;
+        assert!(self.steps != 30 || self.breaks != Breaks::Panics, "as the test wants it");
+        self.inner.submit(step);
+    }
+
+    fn poll(&mut self) -> Option<Outcome> {
+        let outcome = self.inner.poll()?;
+        Some(if self.failed { Outcome::Failed("out of order".into()) } else { outcome })
+    }
+
+    fn busy_until(&self) -> Option<Instant> {
+        self.inner.busy_until()
+    }
+
+    fn read_rows(&mut self, rows: &[Row], into: &mut Vec<f32>) {
+        self.inner.read_rows(rows, into);
+    }
+
+    fn write_rows(&mut self, rows: &[Row], values: &[f32]) {
+        self.inner.write_rows(rows, values);
+    }
+
+    fn row_len(&self) -> usize {
+        self.inner.row_len()
+    }
+
+    fn take_logprobs(&mut self) -> Vec<SampledLogprobs> {
+        self.inner.take_logprobs()
+    }
+
+    fn set_probe(&mut self, probe: Option<Box<dyn Probe>>) {
+        self.inner.set_probe(probe);
+    }
+
+    fn calibrate(&mut self) -> Costs {
+        self.inner.calibrate()
+    }
+}
+
+/// Loads a unit in so long.
+struct Slow(Duration);
+
+impl UnitSource for Slow {
+    type Unit = Unit;
+
+    fn load(&self, unit: Unit) -> Result<Arc<Unit>, String> {
+        std::thread::sleep(self.0);
+        Ok(Arc::new(unit))
+    }
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        layout: Layout::Disaggregated,
+        attention_ranks: 1,
+        expert_workers: 2,
+        replicas: 1,
+        segments: 8,
+        slices: 1,
+        schedulers: Schedulers { attention: Policy::Frontier, experts: Policy::Frontier },
+        waves: 1,
+        prefill_chunk: 16,
+        prefill_tokens: 16,
+        max_step_tokens: 64,
+        max_expert_rows: 64,
+        max_sequences: 8,
+        release_cycles: 4,
+        spans: true,
+        kv: KvSize::Tokens(1024),
+        page_size: 16,
+        prefix_cache: false,
+        backend: BackendChoice::Cpu,
+        threads: Some(1),
+        isa: IsaChoice::Auto,
+        routing: Routing::Model,
+    }
+}
+
+fn costs() -> Arc<CostModel> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("costs/mixtral-8x7b-h100.toml");
+    Arc::new(read_costs(&file).unwrap())
+}
+
+/// An engine of which worker 1, of experts, breaks.
+fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result<Runtime, StartError> {
+    let costs = costs();
+    let spec = costs.spec();
+    let sizing = size(&spec, &options(), Footprint { kv_page: 1, available: u64::MAX, weights: 0 })?;
+    let moe = spec.blocks[0].feed_forward.moe().unwrap();
+    let even = Routing::Skew { share: 0.0, seed: 1 };
+    let routing = SkewedRouting::new(even, spec.blocks.len(), moe.experts, moe.top_k, 3).unwrap().unwrap();
+    let routing = Arc::new(routing);
+    let parts = Parts {
+        source: Arc::new(Slow(load)),
+        numerics: "test".into(),
+        queue: 8,
+        observer: Arc::new(()),
+        progress: Arc::new(|_, _| {}),
+        trace_sample: 0.0,
+        link: None,
+        cancelled: Arc::clone(cancelled),
+    };
+    start(&sizing, parts, |plan| {
+        let device = plan.config.id.0;
+        let (costs, routing) = (Arc::clone(&costs), Arc::clone(&routing));
+        let inner = ModelledBackend::new(ModelledConfig { costs, routing, segments: 8, device });
+        let breaks = if device == 1 { breaks } else { Breaks::Never };
+        Ok(Device { inner, breaks, steps: 0, failed: false })
+    })
+}
+
+fn request() -> Generate {
+    Generate {
+        request: 1,
+        choices: 1,
+        prompt: Arc::from([1, 2, 3].as_slice()),
+        stop: StopRule { max_tokens: 500, ..StopRule::default() },
+        timeout: Duration::from_secs(60),
+        salt: 0,
+        sampling: Arc::new(SamplingParams::greedy()),
+        grammar: None,
+        trace: "t".into(),
+    }
+}
+
+#[test]
+fn a_worker_that_fails_ends_all_sequences_and_says_why() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for (breaks, says) in [(Breaks::Says, "out of order"), (Breaks::Panics, "panicked")] {
+        let engine = engine(breaks, Duration::ZERO, &Arc::default()).unwrap();
+        tokio.block_on(async {
+            let (sink, mut source) = events(1000);
+            engine.submit(request(), sink);
+            let mut ending = None;
+            while let Some((_, event)) = source.next().await {
+                if let SeqEvent::End(e) = event {
+                    ending = Some(e);
+                }
+            }
+            assert_eq!(ending, Some(Ending::Cut), "{breaks:?}");
+            let why = engine.lost().await;
+            assert!(why.contains("experts-1") && why.contains(says), "{breaks:?}: {why}");
+            // Nothing new is taken, and nobody waits for it.
+            let (sink, mut source) = events(1000);
+            engine.submit(Generate { request: 2, ..request() }, sink);
+            let (_, event) = source.next().await.unwrap();
+            assert!(matches!(event, SeqEvent::End(Ending::Refused(_))), "{breaks:?}: {event:?}");
+        });
+        drop(engine);
+    }
+}
+
+#[test]
+fn loading_is_given_up_when_told_to() {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&cancelled);
+    let teller = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(150));
+        told.store(true, Ordering::Relaxed);
+    });
+    // All units would take minutes: that it returns at all is what is shown.
+    let ended = engine(Breaks::Never, Duration::from_secs(1), &cancelled);
+    assert!(matches!(ended, Err(StartError::Cancelled)), "{ended:?}");
+    teller.join().unwrap();
+}
+
+#[test]
+fn a_model_that_leaves_no_room_for_keys_and_values_is_refused() {
+    let spec = costs().spec();
+    let auto = EngineOptions { kv: KvSize::Auto, ..options() };
+    let page = 1 << 20;
+    let pages = (spec.max_positions as u64).div_ceil(16);
+    let tight = Footprint { kv_page: page, available: 10 * page * pages, weights: 9 * page * pages };
+    let sizing = size(&spec, &auto, tight).unwrap();
+    assert_eq!(sizing.kv_tokens, pages * 16, "room for one longest sequence, and no more than that");
+    let none = Footprint { weights: tight.weights + page, ..tight };
+    let refused = size(&spec, &auto, none).unwrap_err().to_string();
+    assert!(refused.contains("--kv-tokens"), "{refused}");
+}
