@@ -10,7 +10,9 @@
 
 mod constraint;
 mod draw;
+mod extent;
 mod history;
+mod lark;
 mod logprobs;
 mod math;
 mod params;

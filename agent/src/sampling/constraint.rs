@@ -8,6 +8,9 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
+use super::extent;
+use super::lark::Outline;
+
 /// The state of one sequence's structured output.
 pub trait Constraint: Send + fmt::Debug {
     /// Sets the logits of all tokens that may not come next to negative infinity.
@@ -59,6 +62,16 @@ pub enum CompileError {
         /// The limit.
         max: u64,
     },
+    /// Its nesting, references and rules go deeper than a compiler can follow.
+    #[error(
+        "the {what} is over {max} levels deep: nest less, and shorten the chains of references from one definition to the next"
+    )]
+    Deep {
+        /// What kind of grammar.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
     /// It is not a grammar, or needs more than the limits allow.
     #[error("the {what} was refused: {why}")]
     Refused {
@@ -81,6 +94,8 @@ pub struct GrammarLimits {
     pub bytes: usize,
     /// Parts of a JSON schema after its references are followed.
     pub parts: u64,
+    /// Levels of nesting, of references and of rules, one after the other.
+    pub levels: usize,
     /// Symbols of the compiled grammar.
     pub symbols: usize,
     /// Work to build its lexer; about 50,000 a millisecond.
@@ -100,6 +115,7 @@ impl Default for GrammarLimits {
         Self {
             bytes: 256 << 10,
             parts: 20_000,
+            levels: 2_000,
             symbols: 200_000,
             build_fuel: 1_000_000,
             step_fuel: 200_000,
@@ -109,6 +125,10 @@ impl Default for GrammarLimits {
         }
     }
 }
+
+/// Room for the library's recursion over [`GrammarLimits::levels`]: about 8 kB a level. Only what is used of it becomes
+/// memory.
+const STACK: usize = 32 << 20;
 
 /// Compiles grammars against one model's vocabulary.
 pub struct GrammarCompiler {
@@ -166,16 +186,52 @@ impl GrammarCompiler {
 
     /// Compiles within the limits.
     pub fn compile(&self, grammar: &Grammar) -> Result<CompiledGrammar, CompileError> {
+        self.check(grammar)?;
         let what = grammar.name();
+        let refused = |why: &str| CompileError::Refused { what, why: why.to_owned() };
+        std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
+            match builder.spawn_scoped(scope, || self.build(grammar)) {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err(refused("its compiler broke off"))),
+                Err(error) => Err(refused(&format!("no thread can compile it now: {error}"))),
+            }
+        })
+    }
+
+    /// What bounds the library's recursion comes first, and does not recurse itself.
+    fn check(&self, grammar: &Grammar) -> Result<(), CompileError> {
+        let what = grammar.name();
+        let deep = CompileError::Deep { what, max: self.limits.levels };
+        if let Grammar::JsonSchema(schema) = grammar {
+            self.check_schema(schema, &deep)?;
+        }
         let len = grammar.len();
         if len > self.limits.bytes {
             return Err(CompileError::TooLong { what, len, max: self.limits.bytes });
         }
-        if let Grammar::JsonSchema(schema) = grammar
-            && expanded_parts(schema, self.limits.parts) > self.limits.parts
-        {
-            return Err(CompileError::Explodes { max: self.limits.parts });
+        if let Grammar::Lark(text) = grammar {
+            let outline =
+                Outline::read(text).map_err(|why| CompileError::Refused { what, why: why.to_string() })?;
+            if outline.levels > self.limits.levels {
+                return Err(deep);
+            }
+            outline.schemas.iter().try_for_each(|schema| self.check_schema(schema, &deep))?;
         }
+        Ok(())
+    }
+
+    fn check_schema(&self, schema: &Value, deep: &CompileError) -> Result<(), CompileError> {
+        let max = self.limits.parts;
+        match extent::depth(schema) {
+            Some(levels) if levels <= self.limits.levels => {}
+            _ => return Err(deep.clone()),
+        }
+        if extent::parts(schema, max) > max { Err(CompileError::Explodes { max }) } else { Ok(()) }
+    }
+
+    /// Of what passed the check.
+    fn build(&self, grammar: &Grammar) -> Result<CompiledGrammar, CompileError> {
+        let what = grammar.name();
         let refused = |why| CompileError::Refused { what, why };
         let source = grammar.source().map_err(refused)?;
         let parser = quietly(|| self.factory.create_parser(source)).map_err(refused)?;
@@ -295,46 +351,6 @@ fn json_grammar(mut schema: Value) -> TopLevelGrammar {
         options.apply_to(&mut schema);
     }
     TopLevelGrammar::from_json_schema(schema)
-}
-
-/// An upper estimate of the parts a schema has once the local references in it are followed, counted up to `max`.
-///
-/// References to definitions are compiled once each, except where schemas are combined: there every use is merged
-/// anew, so nested combinations multiply.
-fn expanded_parts(schema: &Value, max: u64) -> u64 {
-    let mut budget = max + 1;
-    count(schema, schema, false, &mut Vec::new(), &mut budget);
-    max + 1 - budget
-}
-
-fn count<'a>(root: &'a Value, at: &'a Value, combined: bool, open: &mut Vec<&'a str>, budget: &mut u64) {
-    if *budget == 0 {
-        return;
-    }
-    *budget -= 1;
-    match at {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let combined = combined || matches!(name.as_str(), "allOf" | "anyOf" | "oneOf");
-                if name == "$ref"
-                    && let Some(path) = value.as_str()
-                {
-                    if combined
-                        && !open.contains(&path)
-                        && let Some(target) = path.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
-                    {
-                        open.push(path);
-                        count(root, target, true, open, budget);
-                        open.pop();
-                    }
-                } else {
-                    count(root, value, combined, open, budget);
-                }
-            }
-        }
-        Value::Array(values) => values.iter().for_each(|value| count(root, value, combined, open, budget)),
-        _ => {}
-    }
 }
 
 /// Runs library code whose panics on odd input are errors to us.
@@ -568,6 +584,129 @@ mod tests {
             };
             println!("{name}: built in {built:.1?}, {:.1?} in all: {outcome:.200}", start.elapsed());
         }
+    }
+
+    /// A chain of definitions, each made from the reference to the next.
+    fn chain(length: usize, link: impl Fn(Value) -> Value) -> Value {
+        let name = |i: usize| format!("#/$defs/d{i}");
+        let mut defs: serde_json::Map<String, Value> =
+            (0..length).map(|i| (format!("d{i}"), link(json!({"$ref": name(i + 1)})))).collect();
+        defs.insert(format!("d{length}"), json!({"type": "string"}));
+        json!({"$defs": defs, "$ref": name(0)})
+    }
+
+    /// Ways from one definition to the next.
+    const LINKS: [fn(Value) -> Value; 9] = [
+        |next| next,
+        |next| json!({"allOf": [next]}),
+        |next| json!({"anyOf": [next, {"type": "null"}]}),
+        |next| json!({"oneOf": [next]}),
+        |next| json!({"type": "array", "items": next}),
+        |next| json!({"prefixItems": [{"type": "null"}, next]}),
+        |next| json!({"type": "object", "properties": {"a": next}, "required": ["a"]}),
+        |next| json!({"type": "object", "additionalProperties": next}),
+        |next| json!({"type": "object", "patternProperties": {"^a": next}}),
+    ];
+
+    #[test]
+    fn what_is_too_deep_is_refused() {
+        let compiler = compiler();
+        let max = GrammarLimits::default().levels;
+        let refused = |grammar: Grammar| {
+            let what = grammar.name();
+            assert_eq!(
+                compiler.compile(&grammar).unwrap_err(),
+                CompileError::Deep { what, max },
+                "{grammar:.200?}"
+            );
+        };
+        for link in LINKS {
+            let schema = chain(5000, link);
+            // In a grammar of another kind it is the same schema.
+            let lark = format!("start: \"a\" b\nb: %json {schema}");
+            if lark.len() <= GrammarLimits::default().bytes {
+                refused(Grammar::Lark(lark));
+            }
+            refused(Grammar::JsonSchema(schema));
+        }
+        let circle: serde_json::Map<String, Value> = (0..2000)
+            .map(|i| (format!("d{i}"), json!({"items": {"$ref": format!("#/$defs/d{}", (i + 1) % 2000)}})))
+            .collect();
+        refused(Grammar::JsonSchema(json!({"$defs": circle, "$ref": "#/$defs/d7"})));
+        let nested = (0..3000).fold(json!({}), |inner, _| json!({"items": inner}));
+        refused(Grammar::JsonSchema(nested));
+        let rules = |name: char, body: fn(String) -> String| {
+            let rules: String =
+                (0..9000).map(|i| format!("{name}{i}: {}\n", body(format!("{name}{}", i + 1)))).collect();
+            Grammar::Lark(format!("start: {name}0\n{rules}{name}9000: \"x\""))
+        };
+        refused(rules('a', |next| next));
+        refused(rules('A', |next| format!("{next} | \"y\"")));
+        refused(rules('a', |next| format!("[{next}]")));
+        refused(Grammar::Lark(format!("start: {}", "a{".repeat(100_000))));
+        refused(Grammar::Lark(format!("start: \"a\" %if {}", "not(".repeat(60_000))));
+        refused(Grammar::Lark(format!("start: {}", "(".repeat(100_000))));
+    }
+
+    /// On half of the stack, so that there is as much again for one that needs more than these.
+    #[test]
+    fn what_is_just_not_too_deep_compiles() {
+        let compiler = compiler();
+        let levels = GrammarLimits::default().levels;
+        let compiles = |name: &str, grammar: Grammar| {
+            let outcome = std::thread::scope(|scope| {
+                let builder = std::thread::Builder::new().stack_size(STACK / 2);
+                builder.spawn_scoped(scope, || compiler.build(&grammar)).unwrap().join().unwrap()
+            });
+            // Steps have no more stack than any thread.
+            let mut constraint = outcome.unwrap_or_else(|error| panic!("{name}: {error}")).start();
+            for _ in 0..5 {
+                if constraint.is_complete() {
+                    break;
+                }
+                let mut logits = vec![0.0; 4096];
+                constraint.mask(&mut logits).unwrap();
+                constraint.accept(crate::sampling::math::argmax(&logits).unwrap() as u32).unwrap();
+            }
+        };
+        for link in LINKS {
+            let link_levels = extent::depth(&link(json!({"$ref": ""}))).unwrap();
+            let schema = chain((levels - 20) / link_levels, link);
+            assert!((levels - 30..levels).contains(&extent::depth(&schema).unwrap()));
+            compiles(&link(json!("next")).to_string(), Grammar::JsonSchema(schema));
+        }
+        for (name, open, close) in [('a', "", ""), ('A', "", ""), ('a', "[", "]"), ('A', "(\"y\" | ", ")")] {
+            let count = (levels - 20) / (1 + open.len().min(1));
+            let rules: String =
+                (0..count).map(|i| format!("{name}{i}: \"z\" {open}{name}{}{close}\n", i + 1)).collect();
+            let grammar = format!("start: {name}0\n{rules}{name}{count}: \"x\"");
+            assert!((levels - 30..levels).contains(&Outline::read(&grammar).unwrap().levels));
+            compiles(&format!("{name}{open}"), Grammar::Lark(grammar));
+        }
+    }
+
+    #[test]
+    fn real_schemas_are_not_too_deep() {
+        let compiler = compiler();
+        // Sixty kinds of nodes that refer to each other, as in a syntax tree.
+        let kinds: serde_json::Map<String, Value> = (0..60)
+            .map(|i| {
+                let next = |by: usize| json!({"$ref": format!("#/$defs/k{}", (i + by) % 60)});
+                let fields = json!({"kind": {"const": i}, "left": next(1), "right": {"type": "array", "items": next(7)}});
+                (format!("k{i}"), json!({"type": "object", "properties": fields}))
+            })
+            .collect();
+        let tree = json!({"$defs": kinds, "$ref": "#/$defs/k0"});
+        compiler.compile(&Grammar::JsonSchema(tree)).unwrap();
+        // A thousand definitions, none of them deep.
+        let flat: serde_json::Map<String, Value> = (0..1000)
+            .map(|i| (format!("p{i}"), json!({"type": "string", "maxLength": i % 50 + 1})))
+            .collect();
+        let uses: serde_json::Map<String, Value> =
+            (0..1000).map(|i| (format!("u{i}"), json!({"$ref": format!("#/$defs/p{i}")}))).collect();
+        compiler
+            .compile(&Grammar::JsonSchema(json!({"$defs": flat, "type": "object", "properties": uses})))
+            .unwrap();
     }
 
     #[test]

@@ -62,6 +62,27 @@ async fn a_schema_that_explodes_is_refused() {
 }
 
 #[tokio::test]
+async fn a_chain_of_references_is_refused_wherever_it_is() {
+    let (fake, server) = server().await;
+    let defs: serde_json::Map<String, Value> =
+        (0..5000).map(|i| (format!("d{i}"), json!({"$ref": format!("#/$defs/d{}", i + 1)}))).collect();
+    let schema = json!({"$defs": defs, "$ref": "#/$defs/d0"});
+    let messages = json!([{"role": "user", "content": "say a"}]);
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": schema}});
+    let lark = format!("start: \"a\" %json {schema}");
+    for (body, param) in [
+        (json!({"messages": messages, "guided_json": schema}), "response_format"),
+        (json!({"messages": messages, "guided_json": schema.to_string()}), "response_format"),
+        (json!({"messages": messages, "guided_grammar": lark}), "response_format"),
+        (json!({"messages": messages, "tools": [tool], "tool_choice": "required"}), "tools"),
+    ] {
+        let error = server.post(CHAT, body).await.error();
+        assert_eq!(error, (400, "invalid_grammar".into(), param.into()));
+    }
+    assert!(fake.seen.lock().unwrap().asked.is_empty());
+}
+
+#[tokio::test]
 async fn tool_calls_are_found() {
     let (_, server) = server().await;
     let said = "say I look. <tool_call>{\"name\": \"look\", \"arguments\": {\"at\": 7}}</tool_call>";
