@@ -117,12 +117,13 @@ impl Mapping {
 
     /// Hints that a range will be read soon and in order, so the kernel reads ahead. Ranges outside are ignored.
     pub fn will_need(&self, range: Range<usize>) {
-        self.advise(Advice::WillNeed, range);
-    }
-
-    /// Hints that a range will be read from front to back.
-    pub fn sequential(&self, range: Range<usize>) {
-        self.advise(Advice::Sequential, range);
+        #[cfg(unix)]
+        if let Some((map, offset, length)) = self.clamp(&range) {
+            // A hint: that it was not taken changes nothing but speed.
+            let _ = map.advise_range(Advice::WillNeed, offset, length);
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// Gives the pages of a range back to the kernel, after their content was copied elsewhere.
@@ -137,16 +138,6 @@ impl Mapping {
         }
         #[cfg(not(unix))]
         let _ = range;
-    }
-
-    fn advise(&self, advice: Advice, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Some((map, offset, length)) = self.clamp(&range) {
-            // A hint: that it was not taken changes nothing but speed.
-            let _ = map.advise_range(advice, offset, length);
-        }
-        #[cfg(not(unix))]
-        let _ = (advice, range);
     }
 
     fn clamp(&self, range: &Range<usize>) -> Option<(&Mmap, usize, usize)> {
@@ -205,7 +196,6 @@ mod tests {
         let content: Vec<u8> = (0..40_000u32).map(|i| (i % 251) as u8).collect();
         let (_dir, path) = file_with(&content);
         let mapping = Mapping::open(&path).unwrap();
-        mapping.sequential(0..40_000);
         mapping.will_need(100..20_000);
         assert_eq!(mapping.bytes(), content);
         mapping.release(100..39_999);

@@ -52,13 +52,6 @@ impl Keys {
         if keys.hashes.is_empty() { Err(KeysError::None(path.to_owned())) } else { Ok(keys) }
     }
 
-    /// The keys of both.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.hashes.extend(other.hashes);
-        self
-    }
-
     /// Whose request this is.
     ///
     /// # Errors
