@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Small enough for waiting, preemption and refusal to happen all the time.
 FLAGS = (
     "--layout disaggregated --attention-ranks 2 --expert-workers 2 --slices 2 --waves 2 --kv-tokens 1280 "
-    "--prefill-chunk 64 --max-sequences 12 --max-queue 8 --max-concurrency 64 --request-timeout 60s"
+    "--prefill-chunk 64 --max-sequences 12 --max-queue 8 --max-choices 8 --max-concurrency 64 --request-timeout 60s"
 ).split()
 SCHEMA = {
     "type": "object",

@@ -99,15 +99,21 @@ pub struct FrontOptions {
     pub api_key_file: Option<PathBuf>,
     /// Longest request body, in bytes.
     pub max_body: u64,
+    /// Longest prompt, in tokens; `None`: what the model's context leaves.
+    pub max_prompt_tokens: Option<u32>,
+    /// Longest schema or grammar of structured output, in bytes.
+    pub max_schema: u64,
+    /// Stop strings of one request.
+    pub max_stops: u32,
     /// Requests in flight; beyond that, 429.
     pub max_concurrency: u32,
     /// Sequences that wait for a rank; beyond that, 429.
     pub max_queue: u32,
     /// Client connections.
     pub max_connections: u32,
-    /// Choices (`n`) of one request.
+    /// Choices of one request, over all its prompts; no more than `max_queue`.
     pub max_choices: u32,
-    /// Deadline of a request that names none; `None`: no deadline.
+    /// Deadline of every request, which a client can only shorten; `None`: the longest there is.
     pub request_timeout: Option<Duration>,
     /// How long a client may take nothing of its answer.
     pub write_timeout: Duration,

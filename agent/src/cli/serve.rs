@@ -73,6 +73,35 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_body: u64,
+    /// Longest prompt, in tokens; longer ones get 400. [default: what the model's context leaves]
+    #[arg(
+        long,
+        env = "SLUICE_MAX_PROMPT_TOKENS",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Limits"
+    )]
+    pub max_prompt_tokens: Option<u32>,
+    /// Longest JSON schema, regular expression or grammar of structured output; longer ones get 400.
+    #[arg(
+        long,
+        env = "SLUICE_MAX_SCHEMA",
+        default_value = "256KiB",
+        value_name = "SIZE",
+        value_parser = bytes,
+        help_heading = "Limits"
+    )]
+    pub max_schema: u64,
+    /// Stop strings of one request.
+    #[arg(
+        long,
+        env = "SLUICE_MAX_STOPS",
+        default_value_t = 16,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=1024),
+        help_heading = "Limits"
+    )]
+    pub max_stops: u32,
     /// Requests in flight; beyond that they get 429 with Retry-After.
     #[arg(
         long,
@@ -103,7 +132,7 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_connections: u32,
-    /// Choices (`n`) of one request.
+    /// Choices of one request, over all its prompts; no more than may wait (--max-queue).
     #[arg(
         long,
         env = "SLUICE_MAX_CHOICES",
@@ -113,7 +142,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_choices: u32,
-    /// Deadline of every request; past it the client gets an error. `0s` for none.
+    /// Deadline of every request, which a client can shorten (`timeout`, x-request-timeout) but not extend; past it the
+    /// client gets an error. `0s` for the longest there is, 24 hours.
     #[arg(
         long,
         env = "SLUICE_REQUEST_TIMEOUT",
@@ -144,7 +174,7 @@ pub struct ServeArgs {
     )]
     pub shutdown_grace: Duration,
 
-    /// Share of requests whose way is traced (spans of the request and of its tokens), 0 to 1.
+    /// Share of requests whose way is traced (spans of the request and of its tokens), 0 to 1. Others leave no span.
     #[arg(
         long,
         env = "SLUICE_TRACE_SAMPLE",
@@ -196,6 +226,13 @@ impl ServeArgs {
                 self.listen
             )));
         }
+        if self.max_choices > self.max_queue {
+            return Err(Invalid(format!(
+                "--max-choices {} is more than --max-queue {}: a request with so many choices would never find room; \
+                 raise --max-queue or lower --max-choices",
+                self.max_choices, self.max_queue
+            )));
+        }
         Ok(ServeOptions {
             model: self.model.source(),
             engine: self.engine.check()?,
@@ -205,6 +242,9 @@ impl ServeArgs {
                 served_model_name: self.served_model_name.clone(),
                 api_key_file: self.api_key_file.clone(),
                 max_body: self.max_body,
+                max_prompt_tokens: self.max_prompt_tokens,
+                max_schema: self.max_schema,
+                max_stops: self.max_stops,
                 max_concurrency: self.max_concurrency,
                 max_queue: self.max_queue,
                 max_connections: self.max_connections,

@@ -43,7 +43,8 @@ fn every_flag_reaches_its_option() {
          --expert-workers 4 --scheduler attention=flfs,experts=defrag --slices 2 --segments 4 --prefill-chunk 16 \
          --replicas 3 --waves 2 --routing skew:0.4,7 --backend modelled:f --threads 3 --isa avx2 --kv-tokens 4096 \
          --max-sequences 8 --max-step-tokens 64 --prefix-cache off --spans off --api-key-file k --max-body 1MiB \
-         --max-concurrency 9 --request-timeout 0s --write-timeout 3s --shutdown-grace 2s",
+         --max-concurrency 9 --request-timeout 0s --write-timeout 3s --shutdown-grace 2s --max-prompt-tokens 100 \
+         --max-schema 64KiB --max-stops 0 --max-queue 8 --max-choices 8",
     )
     .unwrap();
     assert_eq!((o.model, o.front.admin_listen), (ModelSource::Directory("/m".into()), None));
@@ -60,12 +61,16 @@ fn every_flag_reaches_its_option() {
     let f = o.front;
     assert_eq!((f.max_body, f.max_concurrency, f.request_timeout), (1 << 20, 9, None));
     assert_eq!((f.write_timeout.as_secs(), f.shutdown_grace.as_secs()), (3, 2));
+    assert_eq!((f.max_prompt_tokens, f.max_schema, f.max_stops), (Some(100), 64 << 10, 0));
+    assert_eq!((f.max_queue, f.max_choices), (8, 8));
 }
 
 #[test]
 fn flags_that_do_not_go_together_are_refused_with_what_to_do() {
     for (line, said) in [
         ("--segments 3", "none of 1, 2, 4 and 8"),
+        ("--max-queue 8", "--max-choices 16 is more than --max-queue 8"),
+        ("--max-choices 32 --max-queue 31", "raise --max-queue or lower --max-choices"),
         ("--segments 2 --slices 4", "does not divide"),
         ("--slices 0", "does not divide"),
         ("--attention-ranks 2 --expert-workers 3", "--layout disaggregated"),

@@ -23,7 +23,7 @@ use crate::runtime::{Progress, Runtime, StartError, Surroundings, launch};
 use crate::sampling::{GrammarCompiler, GrammarLimits};
 use crate::telemetry::Telemetry;
 
-/// The longest deadline of a request when no flag gives one.
+/// The deadline of every request when no flag gives one.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// An agent that cannot serve.
@@ -229,7 +229,8 @@ fn gateway(
         defaults: defaults(model),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
     };
-    Gateway::new(runtime.clone(), Arc::new(ModelText::new(model)), served, grammars(model), telemetry.clone())
+    let (text, grammars) = (Arc::new(ModelText::new(model)), grammars(model, &options.front));
+    Gateway::new(runtime.clone(), text, served, grammars, telemetry.clone())
 }
 
 fn defaults(model: &Model) -> GenerationDefaults {
@@ -246,14 +247,17 @@ fn defaults(model: &Model) -> GenerationDefaults {
 
 /// Without a compiler structured output is refused, and everything else works: so a tokenizer that it cannot use is
 /// worth a warning.
-fn grammars(model: &Model) -> Option<Arc<GrammarCompiler>> {
+fn grammars(model: &Model, front: &FrontOptions) -> Option<Arc<GrammarCompiler>> {
     let file = model.files.read("tokenizer.json").ok().flatten()?;
     let tokenizer: serde_json::Value = serde_json::from_slice(&file).ok()?;
     let compiled = GrammarCompiler::from_tokenizer_json(
         &tokenizer,
         model.spec.vocab,
         &model.generation.eos,
-        GrammarLimits::default(),
+        GrammarLimits {
+            bytes: usize::try_from(front.max_schema).unwrap_or(usize::MAX),
+            ..GrammarLimits::default()
+        },
     );
     match compiled {
         Ok(compiler) => Some(Arc::new(compiler)),
@@ -267,6 +271,8 @@ fn grammars(model: &Model) -> Option<Arc<GrammarCompiler>> {
 fn limits(front: &FrontOptions) -> Limits {
     Limits {
         body_bytes: usize::try_from(front.max_body).unwrap_or(usize::MAX),
+        prompt_tokens: front.max_prompt_tokens.map(|tokens| tokens as usize),
+        stops: front.max_stops as usize,
         choices: front.max_choices as usize,
         requests: front.max_concurrency as usize,
         connections: front.max_connections as usize,
@@ -275,11 +281,44 @@ fn limits(front: &FrontOptions) -> Limits {
 }
 
 fn timeouts(front: &FrontOptions) -> Timeouts {
+    let longest = front.request_timeout.unwrap_or(LONGEST);
     Timeouts {
-        request: front.request_timeout.unwrap_or(LONGEST),
-        longest: front.request_timeout.unwrap_or(LONGEST).max(LONGEST),
+        request: longest,
+        longest,
         write: front.write_timeout,
         drain: front.shutdown_grace,
         ..Timeouts::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::{Command, parse};
+
+    fn front(line: &str) -> FrontOptions {
+        let args: Vec<OsString> =
+            format!("sluice-agent serve {line}").split_whitespace().map(Into::into).collect();
+        let Command::Serve(args) = parse(&args).unwrap().command else { panic!("not serve") };
+        args.check().unwrap().front
+    }
+
+    #[test]
+    fn the_request_timeout_is_the_longest_a_client_can_ask_for() {
+        for (line, seconds) in [("", 600), ("--request-timeout 2s", 2), ("--request-timeout 0s", 86_400)] {
+            let timeouts = timeouts(&front(line));
+            let seconds = Duration::from_secs(seconds);
+            assert_eq!((timeouts.request, timeouts.longest), (seconds, seconds), "{line}");
+        }
+    }
+
+    #[test]
+    fn limits_come_from_the_flags() {
+        let default = limits(&front(""));
+        assert_eq!((default.prompt_tokens, default.stops, default.choices), (None, 16, 16));
+        let set = limits(&front("--max-prompt-tokens 9 --max-stops 2 --max-choices 3"));
+        assert_eq!((set.prompt_tokens, set.stops, set.choices), (Some(9), 2, 3));
     }
 }
