@@ -8,15 +8,16 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::answer::{Head, respond};
 use super::body;
 use super::choice::{Finish, Piece, StopCause, TokenOut};
 use super::error::ApiError;
 use super::generate::{Gateway, Prompt};
 use super::http::Asked;
 use super::logprobs::{ChatLogprobs, ChatToken};
-use super::output::Usage;
+use super::output::{Collected, Usage};
 use super::params::{self, Fields};
-use super::sse::{self, Frames};
+use super::sse::Frames;
 use super::structured::Structured;
 use super::text::Conversation;
 use super::tools::{ToolFields, ToolParser, ToolPiece};
@@ -114,21 +115,6 @@ fn normal(index: usize, mut message: Map<String, Value>) -> Result<Map<String, V
 }
 
 #[derive(Serialize)]
-struct Answer<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<C>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
-    system_fingerprint: &'a str,
-    seed: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_token_ids: Option<&'a [u32]>,
-}
-
-#[derive(Serialize)]
 struct Choice {
     index: usize,
     message: Message,
@@ -194,15 +180,9 @@ impl ToolCall {
     }
 }
 
-/// What all events of one answer share.
+/// How this endpoint writes its answers.
 struct Writer {
-    asked: Asked,
-    gateway: Arc<Gateway>,
-    id: String,
-    seed: u64,
-    logprobs: bool,
-    return_token_ids: bool,
-    include_usage: bool,
+    head: Head,
     prompt: Arc<[u32]>,
     /// By choice, where tool calls are looked for.
     parsers: Vec<Option<ToolParser>>,
@@ -210,31 +190,16 @@ struct Writer {
 
 impl Writer {
     fn logprobs(&self, tokens: &[TokenOut]) -> Option<ChatLogprobs> {
-        self.logprobs.then(|| {
+        self.head.logprobs.then(|| {
             let found = tokens.iter().filter_map(|token| token.logprobs.as_deref());
             let mut all = ChatLogprobs::default();
-            all.content.extend(found.map(|logprobs| ChatToken::new(&*self.gateway.text, logprobs)));
+            all.content.extend(found.map(|logprobs| ChatToken::new(&*self.head.gateway.text, logprobs)));
             all
         })
     }
 
-    fn answer<C>(
-        &self,
-        object: &'static str,
-        choices: Vec<C>,
-        usage: Option<Option<Usage>>,
-    ) -> Answer<'_, C> {
-        Answer {
-            id: &self.id,
-            object,
-            created: self.asked.created,
-            model: self.gateway.model.name(),
-            choices,
-            usage,
-            system_fingerprint: &self.gateway.model.fingerprint,
-            seed: self.seed,
-            prompt_token_ids: None,
-        }
+    fn prompt(&self) -> Option<&[u32]> {
+        self.head.return_token_ids.then_some(&*self.prompt)
     }
 
     fn event(
@@ -244,9 +209,8 @@ impl Writer {
         prompt: bool,
         out: &mut VecDeque<String>,
     ) {
-        let usage = self.include_usage.then_some(usage);
-        let mut answer = self.answer("chat.completion.chunk", choice.into_iter().collect(), usage);
-        answer.prompt_token_ids = Some(&*self.prompt).filter(|_| prompt && self.return_token_ids);
+        let mut answer = self.head.event("chat.completion.chunk", choice.into_iter().collect(), usage);
+        answer.prompt_token_ids = self.prompt().filter(|_| prompt);
         out.extend(serde_json::to_string(&answer));
     }
 
@@ -269,8 +233,8 @@ impl Writer {
         }
     }
 
-    fn whole(&mut self, index: usize, collected: super::output::Collected) -> Choice {
-        let token_ids = self.return_token_ids.then(|| collected.ids());
+    fn choice(&mut self, index: usize, collected: Collected) -> Choice {
+        let token_ids = self.head.return_token_ids.then(|| collected.ids());
         let logprobs = self.logprobs(&collected.tokens);
         let (mut text, mut tool_calls) = (String::new(), Vec::new());
         for piece in self.pieces(index, collected.text, true) {
@@ -334,7 +298,7 @@ impl Frames for Writer {
             finish_reason: piece.finish.as_ref().map(|finish| self.reason(index, finish)),
             stop_reason: piece.finish.map(|finish| finish.cause),
             token_ids: Some(tokens.iter().map(|token| token.id).collect::<Vec<_>>())
-                .filter(|ids| self.return_token_ids && !ids.is_empty()),
+                .filter(|ids| self.head.return_token_ids && !ids.is_empty()),
             delta,
         };
         let said = choice.delta.content.is_some() || !choice.delta.tool_calls.is_empty();
@@ -344,9 +308,20 @@ impl Frames for Writer {
     }
 
     fn end(&mut self, usage: Usage, out: &mut VecDeque<String>) {
-        if self.include_usage {
+        if self.head.include_usage {
             self.event(None, Some(usage), false, out);
         }
+    }
+
+    fn whole(&mut self, collected: Vec<Collected>, usage: Usage) -> Response {
+        let choices = collected
+            .into_iter()
+            .enumerate()
+            .map(|(index, collected)| self.choice(index, collected))
+            .collect();
+        let mut answer = self.head.whole("chat.completion", choices, usage);
+        answer.prompt_token_ids = self.prompt();
+        Json(answer).into_response()
     }
 }
 
@@ -368,8 +343,9 @@ pub(super) async fn answer(
     let params = Arc::new(fields.check(logprobs, &asked.rules(&gateway))?);
     let tools = tools.check(&gateway.limits)?;
     let (chat, special) = body.conversation(tools.offered)?;
-    let text = gateway.text.render(&chat)?;
-    let ids = gateway.encode(text, special).await?;
+    let ids = gateway
+        .with_text(read.bytes.len(), move |model| Ok(model.encode(&model.render(&chat)?, special)?))
+        .await?;
     let asked_max = match (body.max_completion_tokens, body.max_tokens) {
         (Some(max), _) => Some(("max_completion_tokens", max)),
         (None, Some(max)) => Some(("max_tokens", max)),
@@ -389,37 +365,24 @@ pub(super) async fn answer(
             let message = "a forced tool call and a response format exclude each other";
             return Err(ApiError::invalid("tool_choice", message));
         }
-        (Some(grammar), None) => Some(gateway.compile(grammar, Vec::new()).await?),
-        (None, Some(forced)) => Some(gateway.compile_forced(forced).await?),
+        (Some(grammar), None) => Some(gateway.compile(grammar).await?),
+        (None, Some(forced)) => Some(
+            gateway
+                .compile(forced)
+                .await
+                .map_err(|error| ApiError { param: Some("tools".into()), ..error })?,
+        ),
         (None, None) => None,
     };
     let prompt = Prompt { ids: ids.into(), max_tokens };
-    let mut outputs =
-        gateway.start(std::slice::from_ref(&prompt), &params, grammar.as_ref(), &asked.trace)?;
+    let outputs = gateway.start(std::slice::from_ref(&prompt), &params, grammar.as_ref(), &asked.trace)?;
     drop(read);
-    let mut writer = Writer {
-        id: format!("chatcmpl-{}", asked.trace),
-        seed: params.sampling.seed,
-        logprobs: logprobs.is_some(),
-        return_token_ids: params.return_token_ids,
-        include_usage: params.include_usage,
+    let writer = Writer {
+        head: Head::new("chatcmpl", gateway.clone(), &asked, &params),
         prompt: prompt.ids,
         parsers: (0..outputs.choices()).map(|_| tools.parse.then(|| ToolParser::new(tools.single))).collect(),
-        gateway: gateway.clone(),
-        asked,
     };
-    if params.stream {
-        let (pace, hold) = (gateway.pace(), writer.asked.hold());
-        return sse::respond(outputs, writer, pace, gateway.observer.clone(), hold).await;
-    }
-    let collected = outputs.collect().await?;
-    let usage = outputs.usage();
-    gateway.observer.completed(usage.prompt_tokens, usage.completion_tokens);
-    let choices =
-        collected.into_iter().enumerate().map(|(index, collected)| writer.whole(index, collected)).collect();
-    let mut answer = writer.answer("chat.completion", choices, Some(Some(usage)));
-    answer.prompt_token_ids = Some(&*writer.prompt).filter(|_| params.return_token_ids);
-    Ok(Json(answer).into_response())
+    respond(outputs, writer, params.stream, &gateway, asked).await
 }
 
 #[cfg(test)]

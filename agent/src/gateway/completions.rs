@@ -9,15 +9,16 @@ use axum::response::{IntoResponse, Response};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::answer::{Head, respond};
 use super::body;
 use super::choice::{Finish, Piece, StopCause, TokenOut};
 use super::error::ApiError;
 use super::generate::{Gateway, Prompt};
 use super::http::Asked;
 use super::logprobs::TextLogprobs;
-use super::output::Usage;
+use super::output::{Collected, Usage};
 use super::params::{self, Fields};
-use super::sse::{self, Frames};
+use super::sse::Frames;
 use super::structured::Structured;
 use super::text::TextModel;
 
@@ -135,19 +136,6 @@ impl<'de> Visitor<'de> for ItemVisitor {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<Choice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
-    system_fingerprint: &'a str,
-    seed: u64,
-}
-
-#[derive(Serialize)]
 struct Choice {
     index: usize,
     text: String,
@@ -169,16 +157,11 @@ impl Choice {
     }
 }
 
-/// What all events of one answer share.
+/// How this endpoint writes its answers.
 struct Writer {
-    asked: Asked,
-    gateway: Arc<Gateway>,
-    id: String,
-    seed: u64,
+    head: Head,
+    /// Choices of each prompt.
     n: usize,
-    logprobs: bool,
-    return_token_ids: bool,
-    include_usage: bool,
     /// With `echo`: the text that each choice begins with, by prompt.
     echoes: Option<Vec<String>>,
     prompts: Vec<Arc<[u32]>>,
@@ -205,7 +188,7 @@ impl Writer {
         if let Some(echoes) = &self.echoes {
             choice.text.clone_from(&echoes[prompt]);
         }
-        if self.return_token_ids {
+        if self.head.return_token_ids {
             choice.prompt_token_ids = Some(self.prompts[prompt].clone());
             choice.token_ids = Some(Vec::new());
         }
@@ -213,12 +196,12 @@ impl Writer {
     }
 
     fn tokens<'a>(&mut self, choice: &mut Choice, tokens: impl Iterator<Item = &'a TokenOut> + Clone) {
-        if self.return_token_ids {
+        if self.head.return_token_ids {
             choice.token_ids = Some(tokens.clone().map(|token| token.id).collect());
         }
-        if self.logprobs {
+        if self.head.logprobs {
             let offset = &mut self.offsets[choice.index];
-            let model: &dyn TextModel = &*self.gateway.text;
+            let model: &dyn TextModel = &*self.head.gateway.text;
             let logprobs = choice.logprobs.get_or_insert_default();
             for found in tokens.filter_map(|token| token.logprobs.as_deref()) {
                 *offset = logprobs.push(model, found, *offset);
@@ -226,28 +209,14 @@ impl Writer {
         }
     }
 
-    fn answer(&self, choices: Vec<Choice>, usage: Option<Option<Usage>>) -> Answer<'_> {
-        Answer {
-            id: &self.id,
-            object: "text_completion",
-            created: self.asked.created,
-            model: self.gateway.model.name(),
-            choices,
-            usage,
-            system_fingerprint: &self.gateway.model.fingerprint,
-            seed: self.seed,
-        }
-    }
-
     fn event(&self, choices: Vec<Choice>, usage: Option<Usage>, out: &mut VecDeque<String>) {
-        let usage = self.include_usage.then_some(usage);
-        out.extend(serde_json::to_string(&self.answer(choices, usage)));
+        out.extend(serde_json::to_string(&self.head.event("text_completion", choices, usage)));
     }
 }
 
 impl Frames for Writer {
     fn begin(&mut self, out: &mut VecDeque<String>) {
-        if self.echoes.is_some() || self.return_token_ids {
+        if self.echoes.is_some() || self.head.return_token_ids {
             for index in 0..self.offsets.len() {
                 self.event(vec![self.opening(index)], None, out);
             }
@@ -266,9 +235,24 @@ impl Frames for Writer {
     }
 
     fn end(&mut self, usage: Usage, out: &mut VecDeque<String>) {
-        if self.include_usage {
+        if self.head.include_usage {
             self.event(Vec::new(), Some(usage), out);
         }
+    }
+
+    fn whole(&mut self, collected: Vec<Collected>, usage: Usage) -> Response {
+        let choices = collected
+            .into_iter()
+            .enumerate()
+            .map(|(index, collected)| {
+                let mut choice = self.opening(index);
+                choice.text += &collected.text;
+                self.tokens(&mut choice, collected.tokens.iter());
+                choice.finish(collected.finish);
+                choice
+            })
+            .collect();
+        Json(self.head.whole("text_completion", choices, usage)).into_response()
     }
 }
 
@@ -295,7 +279,7 @@ pub(super) async fn answer(
     }
     let prompts = body.prompt.ok_or_else(|| ApiError::invalid("prompt", "prompt is missing"))?;
     let special = body.add_special_tokens.unwrap_or(true);
-    let (ids, texts) = encode(&gateway, prompts, special).await?;
+    let (ids, echoes) = encode(&gateway, prompts, special, echo.then_some(params.skip_special)).await?;
     let asked_max = body.max_tokens.map(|max| ("max_tokens", max));
     let prompts = ids
         .into_iter()
@@ -312,72 +296,51 @@ pub(super) async fn answer(
         })
         .collect::<Result<Vec<_>, ApiError>>()?;
     let grammar = match structured.grammar()? {
-        Some(grammar) => Some(gateway.compile(grammar, Vec::new()).await?),
+        Some(grammar) => Some(gateway.compile(grammar).await?),
         None => None,
     };
-    let echoes = echo.then(|| match texts {
-        Some(texts) => texts,
-        None => prompts.iter().map(|prompt| gateway.text.decode(&prompt.ids, params.skip_special)).collect(),
-    });
-    let mut outputs = gateway.start(&prompts, &params, grammar.as_ref(), &asked.trace)?;
+    let outputs = gateway.start(&prompts, &params, grammar.as_ref(), &asked.trace)?;
     drop(read);
-    let n = usize::from(params.n);
-    let mut writer = Writer {
-        id: format!("cmpl-{}", asked.trace),
-        seed: params.sampling.seed,
-        n,
-        logprobs: params.sampling.logprobs.is_some(),
-        return_token_ids: params.return_token_ids,
-        include_usage: params.include_usage,
+    let writer = Writer {
+        head: Head::new("cmpl", gateway.clone(), &asked, &params),
+        n: usize::from(params.n),
         offsets: vec![0; outputs.choices()],
         echoes,
         prompts: prompts.into_iter().map(|prompt| prompt.ids).collect(),
-        gateway: gateway.clone(),
-        asked,
     };
-    if params.stream {
-        let (pace, hold) = (gateway.pace(), writer.asked.hold());
-        return sse::respond(outputs, writer, pace, gateway.observer.clone(), hold).await;
-    }
-    let collected = outputs.collect().await?;
-    let usage = outputs.usage();
-    gateway.observer.completed(usage.prompt_tokens, usage.completion_tokens);
-    let choices = collected
-        .into_iter()
-        .enumerate()
-        .map(|(index, collected)| {
-            let mut choice = writer.opening(index);
-            choice.text += &collected.text;
-            writer.tokens(&mut choice, collected.tokens.iter());
-            choice.finish(collected.finish);
-            choice
-        })
-        .collect();
-    Ok(Json(writer.answer(choices, Some(Some(usage)))).into_response())
+    respond(outputs, writer, params.stream, &gateway, asked).await
 }
 
 type Encoded = (Vec<Vec<u32>>, Option<Vec<String>>);
 
-/// Token ids of each prompt, and the texts if they were texts.
-async fn encode(gateway: &Gateway, prompts: Prompts, special: bool) -> Result<Encoded, ApiError> {
-    let count = match &prompts {
-        Prompts::Texts(texts) => texts.len(),
-        Prompts::Ids(lists) => lists.len(),
+/// Token ids of each prompt; with `echo` also their texts, in which special tokens are skipped or not.
+async fn encode(
+    gateway: &Gateway,
+    prompts: Prompts,
+    special: bool,
+    echo: Option<bool>,
+) -> Result<Encoded, ApiError> {
+    let (count, size) = match &prompts {
+        Prompts::Texts(texts) => (texts.len(), texts.iter().map(String::len).sum()),
+        Prompts::Ids(lists) => (lists.len(), echo.map_or(0, |_| lists.iter().map(Vec::len).sum())),
     };
     if count > gateway.limits.prompts {
         let message = format!("at most {} prompts are allowed, got {count}", gateway.limits.prompts);
         return Err(ApiError::invalid("prompt", message));
     }
-    match prompts {
-        Prompts::Ids(lists) => Ok((lists, None)),
-        Prompts::Texts(texts) => {
-            let mut ids = Vec::with_capacity(count);
-            for text in &texts {
-                ids.push(gateway.encode(text.clone(), special).await?);
+    gateway
+        .with_text(size, move |model| match prompts {
+            Prompts::Ids(lists) => {
+                let echoes = echo
+                    .map(|skip_special| lists.iter().map(|ids| model.decode(ids, skip_special)).collect());
+                Ok((lists, echoes))
             }
-            Ok((ids, Some(texts)))
-        }
-    }
+            Prompts::Texts(texts) => {
+                let ids = texts.iter().map(|text| model.encode(text, special));
+                Ok((ids.collect::<Result<_, _>>()?, echo.map(|_| texts)))
+            }
+        })
+        .await
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use super::observe::Observer;
 use super::output::Outputs;
 use super::params::{Params, outside};
 use super::text::TextModel;
-use super::tools::Forced;
 use crate::sampling::{CompiledGrammar, Grammar, GrammarCompiler};
 
 /// Everything the endpoints share.
@@ -104,37 +103,28 @@ impl Gateway {
             .map_err(|error| ApiError::internal(format!("the request could not be prepared: {error}")))?
     }
 
-    /// Token ids of a text.
-    pub(super) async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, ApiError> {
+    /// Renders, encodes or decodes everything of one request, away from the threads that serve sockets unless it is
+    /// short. `size` is its bytes or tokens.
+    pub(super) async fn with_text<T: Send + 'static>(
+        &self,
+        size: usize,
+        job: impl FnOnce(&dyn TextModel) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         const SHORT: usize = 4096;
-        if text.len() <= SHORT {
-            return Ok(self.text.encode(&text, special)?);
+        if size <= SHORT {
+            return job(&*self.text);
         }
         let model = self.text.clone();
-        self.work(move || Ok(model.encode(&text, special)?)).await
+        self.work(move || job(&*model)).await
     }
 
     /// Compiles what the output must look like.
-    pub(super) async fn compile(
-        &self,
-        grammar: Grammar,
-        parts: Vec<Grammar>,
-    ) -> Result<CompiledGrammar, ApiError> {
+    pub(super) async fn compile(&self, grammar: Grammar) -> Result<CompiledGrammar, ApiError> {
         let Some(compiler) = self.grammars.clone() else {
             let message = "structured output is not available: the model's tokenizer does not allow it";
             return Err(ApiError::invalid("response_format", message));
         };
-        self.work(move || {
-            parts.iter().try_for_each(|part| compiler.compile(part).map(drop))?;
-            Ok(compiler.compile(&grammar)?)
-        })
-        .await
-    }
-
-    pub(super) async fn compile_forced(&self, forced: Forced) -> Result<CompiledGrammar, ApiError> {
-        self.compile(forced.grammar, forced.schemas)
-            .await
-            .map_err(|error| ApiError { param: Some("tools".into()), ..error })
+        self.work(move || Ok(compiler.compile(&grammar)?)).await
     }
 
     /// Hands the sequences to the run time: `n` choices of each prompt, prompt after prompt.

@@ -6,10 +6,11 @@
 //! | `http`, `body`, `auth`, `error` | routes, limits, who asks, what went wrong |
 //! | `chat`, `completions`, `tokenize`, `models` | one endpoint each |
 //! | `params`, `structured`, `tools` | what a request may say |
-//! | `generate`, `output`, `choice`, `stops`, `logprobs`, `sse` | from a prompt to what the client is shown |
+//! | `generate`, `output`, `choice`, `stops`, `logprobs`, `answer`, `sse` | from a prompt to what the client is shown |
 //! | `engine`, `text`, `observe` | what the gateway needs of others |
 
 mod admin;
+mod answer;
 mod auth;
 mod body;
 mod chat;

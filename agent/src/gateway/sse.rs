@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use super::choice::Piece;
 use super::error::ApiError;
 use super::observe::Observer;
-use super::output::{Outputs, Usage};
+use super::output::{Collected, Outputs, Usage};
 
 /// Events that may be written at once when tokens come faster than they are written.
 const BATCH: usize = 8;
 
-/// How an endpoint writes its stream: each string is the JSON of one event.
+/// How an endpoint writes its answers. Each string is the JSON of one event of a stream.
 pub(super) trait Frames: Send + 'static {
     /// Before anything else.
     fn begin(&mut self, out: &mut VecDeque<String>);
@@ -26,6 +26,8 @@ pub(super) trait Frames: Send + 'static {
     fn piece(&mut self, index: usize, piece: Piece, out: &mut VecDeque<String>);
     /// After the last piece.
     fn end(&mut self, usage: Usage, out: &mut VecDeque<String>);
+    /// Everything at once, for a client that does not stream.
+    fn whole(&mut self, collected: Vec<Collected>, usage: Usage) -> Response;
 }
 
 struct State<F> {

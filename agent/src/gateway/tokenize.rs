@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::generate::Gateway;
 use super::params::outside;
+use super::text::Conversation;
 use super::{body, chat};
 
 #[derive(Debug, Deserialize)]
@@ -19,6 +20,12 @@ struct Tokenize {
     add_special_tokens: Option<bool>,
     return_token_strs: Option<bool>,
     tools: Option<Vec<Value>>,
+}
+
+/// What is to be tokenized.
+enum Source {
+    Text(String),
+    Chat(Conversation),
 }
 
 #[derive(Serialize)]
@@ -51,8 +58,8 @@ fn known(gateway: &Gateway, model: Option<&str>) -> Result<(), ApiError> {
 pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<Response, ApiError> {
     let asked: Tokenize = body::parse(&read.bytes)?;
     known(&gateway, asked.model.as_deref())?;
-    let (text, special) = if let Some(prompt) = asked.prompt {
-        (prompt, asked.add_special_tokens.unwrap_or(true))
+    let (source, special) = if let Some(prompt) = asked.prompt {
+        (Source::Text(prompt), asked.add_special_tokens.unwrap_or(true))
     } else {
         let mut body: chat::Body = body::parse(&read.bytes)?;
         let (chat, special) = body.conversation(asked.tools).map_err(|error| {
@@ -62,14 +69,22 @@ pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<
                 error
             }
         })?;
-        (gateway.text.render(&chat)?, special)
+        (Source::Chat(chat), special)
     };
-    let tokens = gateway.encode(text, special).await?;
-    let token_strs = asked.return_token_strs.unwrap_or(false).then(|| {
-        tokens.iter().map(|id| String::from_utf8_lossy(&gateway.text.token_bytes(*id)).into_owned()).collect()
-    });
-    let count = tokens.len();
-    Ok(Json(Tokens { count, max_model_len: gateway.model.context, tokens, token_strs }).into_response())
+    let (max_model_len, strings) = (gateway.model.context, asked.return_token_strs.unwrap_or(false));
+    let tokens = gateway
+        .with_text(read.bytes.len(), move |model| {
+            let text = match source {
+                Source::Text(text) => text,
+                Source::Chat(chat) => model.render(&chat)?,
+            };
+            let tokens = model.encode(&text, special)?;
+            let string = |id: &u32| String::from_utf8_lossy(&model.token_bytes(*id)).into_owned();
+            let token_strs = strings.then(|| tokens.iter().map(string).collect());
+            Ok(Tokens { count: tokens.len(), max_model_len, tokens, token_strs })
+        })
+        .await?;
+    Ok(Json(tokens).into_response())
 }
 
 /// The text of token ids, special ones included.
@@ -80,7 +95,7 @@ pub(super) async fn detokenize(gateway: Arc<Gateway>, read: body::Read) -> Resul
     if let Some(id) = asked.tokens.iter().find(|id| **id as usize >= vocab) {
         return Err(outside("tokens", *id, vocab));
     }
-    let model = gateway.text.clone();
-    let prompt = gateway.work(move || Ok(model.decode(&asked.tokens, false))).await?;
+    let tokens = asked.tokens;
+    let prompt = gateway.with_text(tokens.len(), move |model| Ok(model.decode(&tokens, false))).await?;
     Ok(Json(Text { prompt }).into_response())
 }

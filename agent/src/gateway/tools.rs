@@ -36,15 +36,7 @@ pub(super) struct Tools {
     /// At most one call.
     pub(super) single: bool,
     /// Calls the output must consist of.
-    pub(super) forced: Option<Forced>,
-}
-
-/// A call that is forced: the schemas it is compiled from, and the grammar over all of them.
-#[derive(Clone, Debug)]
-pub(super) struct Forced {
-    /// Each is checked by itself first, so that one that explodes is refused by name.
-    pub(super) schemas: Vec<Grammar>,
-    pub(super) grammar: Grammar,
+    pub(super) forced: Option<Grammar>,
 }
 
 impl ToolFields {
@@ -120,7 +112,7 @@ fn function(index: usize, tool: &Value) -> Result<Function, ApiError> {
 }
 
 /// A Lark grammar: calls of these functions and nothing else.
-fn forced(functions: &[Function], single: bool) -> Forced {
+fn forced(functions: &[Function], single: bool) -> Grammar {
     let any: Vec<String> = (0..functions.len()).map(|i| format!("call_{i}")).collect();
     let more = if single { "" } else { " (\"\\n\" call)*" };
     let mut grammar = format!("start: call{more}\ncall: {}\n", any.join(" | "));
@@ -130,10 +122,7 @@ fn forced(functions: &[Function], single: bool) -> Forced {
         let _ = writeln!(grammar, "call_{i}: {before:?} args_{i} {:?}", format!("}}\n{CLOSE}"));
         let _ = writeln!(grammar, "args_{i}: %json {}", compact(&function.parameters));
     }
-    Forced {
-        schemas: functions.iter().map(|function| Grammar::JsonSchema(function.parameters.clone())).collect(),
-        grammar: Grammar::Lark(grammar),
-    }
+    Grammar::Lark(grammar)
 }
 
 /// The schema for arguments in one line, as models of this form write calls: a weak model can otherwise fill the answer
@@ -313,9 +302,10 @@ mod tests {
         assert!(with(Value::Null).unwrap().parse && with(json!("auto")).unwrap().forced.is_none());
         let none = with(json!("none")).unwrap();
         assert!(none.offered.is_some() && !none.parse);
-        assert_eq!(with(json!("required")).unwrap().forced.unwrap().schemas.len(), 2);
+        let Some(Grammar::Lark(any)) = with(json!("required")).unwrap().forced else { panic!() };
+        assert_eq!(any.matches("%json").count(), 2);
         let named = with(json!({"type": "function", "function": {"name": "g"}})).unwrap();
-        let Grammar::Lark(lark) = named.forced.unwrap().grammar else { panic!() };
+        let Some(Grammar::Lark(lark)) = &named.forced else { panic!() };
         assert!(
             lark.contains(r#""<tool_call>\n{\"name\": \"g\", \"arguments\": ""#)
                 && !lark.contains("\\\"f\\\""),

@@ -230,6 +230,31 @@ async fn keys_models_and_tokens() {
     assert_eq!(server.post("/detokenize", json!({"tokens": [104, 195, 169]})).await.json()["prompt"], "hé");
 }
 
+/// The test's own thread is the one that serves sockets here.
+#[tokio::test]
+async fn long_texts_are_not_worked_on_where_sockets_are_served() {
+    let (fake, server) = server().await;
+    let sockets = std::thread::current().id();
+    let ids = vec![vec![97; 400]; 12];
+    let long = "a".repeat(450);
+    for (path, body, calls) in [
+        (TEXT, json!({"prompt": vec![long.clone(); 12]}), 12),
+        (TEXT, json!({"prompt": ids, "echo": true}), 12),
+        (CHAT, json!({"messages": vec![json!({"role": "user", "content": long}); 12]}), 2),
+        ("/tokenize", json!({"prompt": "a".repeat(5000)}), 1),
+        ("/tokenize", json!({"messages": [{"role": "user", "content": "a".repeat(5000)}]}), 2),
+        ("/detokenize", json!({"tokens": vec![97; 5000]}), 1),
+    ] {
+        assert_eq!(server.post(path, body).await.status, 200, "{path}");
+        let threads = std::mem::take(&mut *fake.text.threads.lock().unwrap());
+        assert_eq!(threads.len(), calls, "{path}");
+        assert!(threads.iter().all(|thread| *thread != sockets && *thread == threads[0]), "one job: {path}");
+    }
+    // Where the way to another thread takes longer than the work.
+    assert_eq!(server.post(TEXT, json!({"prompt": "say a"})).await.status, 200);
+    assert_eq!(*fake.text.threads.lock().unwrap(), [sockets]);
+}
+
 #[tokio::test]
 async fn a_slow_start_is_kept_alive_with_comments() {
     let fake = Fake::new();

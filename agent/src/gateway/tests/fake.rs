@@ -1,6 +1,7 @@
 //! A byte tokenizer, and an engine that says what the prompt tells it to.
 
 use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use sluice_core::front::{CancelCause, Complete, Ending, Refused};
@@ -17,7 +18,17 @@ pub(super) const STOP: u32 = 258;
 pub(super) const VOCAB: usize = 260;
 
 /// Token ids are bytes; 256 is the end, 257 the beginning, 258 another special token.
-pub(super) struct Bytes;
+#[derive(Clone, Default)]
+pub(super) struct Bytes {
+    /// The threads on which texts were rendered, encoded and decoded.
+    pub(super) threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Bytes {
+    fn called(&self) {
+        self.threads.lock().unwrap().push(std::thread::current().id());
+    }
+}
 
 struct ByteText {
     held: Vec<u8>,
@@ -48,10 +59,12 @@ impl Detokenizer for ByteText {
 
 impl TextModel for Bytes {
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        self.called();
         Ok(special.then_some(BOS).into_iter().chain(text.bytes().map(u32::from)).collect())
     }
 
     fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        self.called();
         let mut text = self.detokenizer(skip_special);
         let mut all: String = ids.iter().map(|id| text.push(*id)).collect();
         all += &text.finish();
@@ -67,6 +80,7 @@ impl TextModel for Bytes {
     }
 
     fn render(&self, chat: &Conversation) -> Result<String, TextError> {
+        self.called();
         let last = chat.messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
         if last == "refuse" {
             return Err(TextError::Template("roles must alternate".into()));
@@ -94,11 +108,13 @@ pub(super) struct Fake {
     pub(super) seen: Arc<Mutex<Seen>>,
     stops: Arc<Mutex<Stops>>,
     pub(super) pause: Duration,
+    pub(super) text: Bytes,
 }
 
 impl Fake {
     pub(super) fn new() -> Self {
-        Self { seen: Arc::default(), stops: Arc::default(), pause: Duration::from_millis(50) }
+        let pause = Duration::from_millis(50);
+        Self { seen: Arc::default(), stops: Arc::default(), pause, text: Bytes::default() }
     }
 
     pub(super) async fn until(&self, done: impl Fn(&Seen) -> bool) {
@@ -256,7 +272,8 @@ pub(super) fn gateway(fake: &Fake) -> Gateway {
         *word = [&[0xff], format!("<{id}>").as_bytes()].concat();
     }
     let grammars = GrammarCompiler::new(words, VOCAB, &[EOS], GrammarLimits::default()).unwrap();
-    Gateway::new(Arc::new(fake.clone()), Arc::new(Bytes), model(), Some(Arc::new(grammars)), Arc::new(Silent))
+    let text = Arc::new(fake.text.clone());
+    Gateway::new(Arc::new(fake.clone()), text, model(), Some(Arc::new(grammars)), Arc::new(Silent))
 }
 
 /// A server with default limits.
