@@ -68,6 +68,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("invalid_json"), message)
     }
 
+    /// 400: what the client wants of the output leaves no token.
+    pub fn unsatisfiable(param: &'static str, message: impl Into<String>) -> Self {
+        Self { code: Some("constraint_unsatisfiable"), ..Self::invalid(param, message) }
+    }
+
     /// 400: more tokens than the model's context.
     pub fn context(param: &'static str, message: impl Into<String>) -> Self {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
@@ -110,6 +115,12 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", Some("request_timeout"), message)
     }
 
+    /// 408: the answer was not taken in time.
+    pub fn slow_client() -> Self {
+        let message = "the request was given up: its client reads more slowly than tokens come, and too many of them waited";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", Some("client_too_slow"), message)
+    }
+
     /// 413.
     pub fn body_too_large(limit: usize) -> Self {
         let message = format!("the request's body is over {limit} bytes");
@@ -145,8 +156,8 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }
 
-    /// The error of a sequence that did not complete.
-    pub fn ending(ending: Ending) -> Self {
+    /// The error of a sequence that did not complete; `constrained` says that its client restricted which tokens may come.
+    pub fn ending(ending: Ending, constrained: bool) -> Self {
         let after = Duration::from_nanos;
         match ending {
             Ending::Refused(refused @ Refused::Busy { retry_after }) => {
@@ -159,6 +170,11 @@ impl ApiError {
                 Self::context("max_tokens", refused.to_string())
             }
             Ending::Refused(refused @ Refused::Empty) => Self::invalid("prompt", refused.to_string()),
+            Ending::Refused(Refused::Aborted) if constrained => Self::unsatisfiable(
+                "",
+                "the output could not go on: its grammar, allowed_token_ids and min_tokens together allow no further \
+                 token, or the grammar takes too much work to tell",
+            ),
             Ending::Refused(refused @ (Refused::Aborted | Refused::Duplicate)) => {
                 Self::internal(refused.to_string())
             }
@@ -167,9 +183,7 @@ impl ApiError {
                 "the gateway went down before the request was complete",
                 after(1_000_000_000),
             ),
-            Ending::Cancelled => {
-                Self::internal("the request was cancelled: its client was too slow or went away")
-            }
+            Ending::Cancelled => Self::internal("the request was cancelled"),
             Ending::Complete(_) => Self::internal("a complete sequence was taken for an error"),
         }
     }

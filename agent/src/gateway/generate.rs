@@ -141,6 +141,13 @@ impl Gateway {
                 format!("at most {} choices over all prompts are allowed, got {wanted}", self.limits.choices);
             return Err(ApiError::invalid("n", message));
         }
+        if grammar.is_none() && params.allows_nothing(self.model.vocab) {
+            let message = format!(
+                "every token that is allowed ends the output, and min_tokens is {}: no token could come first",
+                params.min_tokens
+            );
+            return Err(ApiError::unsatisfiable("allowed_token_ids", message));
+        }
         for prompt in prompts {
             if prompt.ids.is_empty() {
                 return Err(ApiError::invalid("prompt", "the prompt has no tokens"));
@@ -180,8 +187,9 @@ impl Gateway {
         }
         drop(sink);
         let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len() as u64).sum();
-        let outputs =
-            Outputs::new(self.engine.clone(), self.observer.clone(), source, choices, prompt_tokens);
+        let constrained = grammar.is_some() || params.sampling.allowed_ids.is_some() || params.min_tokens > 0;
+        let (engine, observer) = (self.engine.clone(), self.observer.clone());
+        let outputs = Outputs::new(engine, observer, source, choices, prompt_tokens, constrained);
         for (generate, sink) in requests {
             self.engine.submit(generate, sink);
         }

@@ -21,6 +21,9 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (prompt_tokens, completion_tokens);
     }
 
+    /// A request was given up because its client read too slowly.
+    fn overflowed(&self) {}
+
     /// A connection was accepted (+1) or is closed (-1).
     fn connections(&self, change: i64) {
         let _ = change;

@@ -27,6 +27,7 @@ pub(super) struct Outputs {
     choices: Vec<Running>,
     live: usize,
     prompt_tokens: u64,
+    constrained: bool,
 }
 
 struct Running {
@@ -37,20 +38,22 @@ struct Running {
 }
 
 impl Outputs {
-    /// `choices` in the order of their indices in `source`; `prompt_tokens` over all prompts.
+    /// `choices` in the order of their indices in `source`; `prompt_tokens` over all prompts; `constrained` if the client
+    /// restricted which tokens may come.
     pub(super) fn new(
         engine: Arc<dyn Engine>,
         observer: Arc<dyn Observer>,
         source: EventSource,
         choices: Vec<(SeqKey, ChoiceOutput)>,
         prompt_tokens: u64,
+        constrained: bool,
     ) -> Self {
         let now = Instant::now();
         let choices: Vec<Running> = choices
             .into_iter()
             .map(|(seq, output)| Running { seq, output, over: false, last: now })
             .collect();
-        Self { engine, observer, source, live: choices.len(), choices, prompt_tokens }
+        Self { engine, observer, source, live: choices.len(), choices, prompt_tokens, constrained }
     }
 
     /// The next piece and its choice; nothing once all are complete. After an error the request is over.
@@ -74,7 +77,13 @@ impl Outputs {
                 SeqEvent::End(ending) => {
                     choice.over = true;
                     self.live -= 1;
-                    return Some(Err(ApiError::ending(ending)));
+                    let slow = ending == Ending::Cancelled && self.source.overflowed();
+                    let error = if slow {
+                        ApiError::slow_client()
+                    } else {
+                        ApiError::ending(ending, self.constrained)
+                    };
+                    return Some(Err(error));
                 }
             };
             if piece.finish.is_some() {
@@ -115,6 +124,9 @@ impl Outputs {
 
 impl Drop for Outputs {
     fn drop(&mut self) {
+        if self.source.overflowed() {
+            self.observer.overflowed();
+        }
         for choice in self.choices.iter().filter(|choice| !choice.over) {
             self.engine.cancel(choice.seq, CancelCause::Client);
         }

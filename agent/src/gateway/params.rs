@@ -163,6 +163,18 @@ impl Fields {
     }
 }
 
+impl Params {
+    /// Whether the first token may be none: all that is allowed ends the output, and it must not end yet.
+    pub(super) fn allows_nothing(&self, vocab: usize) -> bool {
+        let ends = |id: &u32| self.stop_ids.binary_search(id).is_ok();
+        self.min_tokens > 0
+            && match &self.sampling.allowed_ids {
+                Some(ids) => ids.iter().all(ends),
+                None => (0..vocab as u32).all(|id| ends(&id)),
+            }
+    }
+}
+
 /// 400: an id the model has no row for.
 pub(super) fn outside(param: &'static str, id: u32, vocab: usize) -> ApiError {
     ApiError::invalid(param, format!("token id {id} in {param} is outside the vocabulary of {vocab} ids"))
@@ -348,6 +360,21 @@ mod tests {
             assert_eq!(error.param.as_deref(), Some(param), "{body}: {error:?}");
             assert_eq!(error.status, if param == "model" { 404 } else { 400 });
         }
+    }
+
+    #[test]
+    fn what_may_come_first_is_more_than_what_ends_the_output() {
+        let nothing = |body: &str| check(body).unwrap().allows_nothing(50);
+        assert!(nothing(r#"{"allowed_token_ids": [2, 9, 2], "min_tokens": 1}"#));
+        assert!(nothing(
+            r#"{"allowed_token_ids": [3], "stop_token_ids": [3], "ignore_eos": true, "min_tokens": 4}"#
+        ));
+        assert!(!nothing(r#"{"allowed_token_ids": [2, 9]}"#));
+        assert!(!nothing(r#"{"allowed_token_ids": [2, 3], "min_tokens": 1}"#));
+        assert!(!nothing(r#"{"allowed_token_ids": [2], "ignore_eos": true, "min_tokens": 1}"#));
+        assert!(!nothing(r#"{"min_tokens": 1}"#));
+        let all: Vec<u32> = (0..50).collect();
+        assert!(nothing(&serde_json::json!({"stop_token_ids": all, "min_tokens": 1}).to_string()));
     }
 
     #[test]

@@ -18,6 +18,10 @@ impl gateway::Observer for Telemetry {
         self.http_answered(route, status.as_u16());
     }
 
+    fn overflowed(&self) {
+        self.client_too_slow();
+    }
+
     fn connections(&self, change: i64) {
         self.connections_changed(change);
     }

@@ -31,6 +31,7 @@ pub struct Telemetry {
     durations: HistogramVec,
     prompt_tokens: IntCounter,
     answers: IntCounterVec,
+    slow_clients: IntCounter,
     connections: IntGauge,
     accept_errors: IntCounter,
     /// By worker id.
@@ -90,6 +91,10 @@ impl Telemetry {
             Opts::new("sluice_http_requests_total", "HTTP requests answered, by route and status."),
             &["route", "code"],
         )?;
+        let slow_clients = IntCounter::new(
+            "sluice_slow_clients_total",
+            "Requests given up because their client read more slowly than tokens came.",
+        )?;
         let connections = IntGauge::new("sluice_http_connections", "Client connections now.")?;
         let accept_errors =
             IntCounter::new("sluice_http_accept_errors_total", "Connections that could not be accepted.")?;
@@ -126,6 +131,7 @@ impl Telemetry {
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(prompt_tokens.clone()))?;
         registry.register(Box::new(answers.clone()))?;
+        registry.register(Box::new(slow_clients.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(accept_errors.clone()))?;
         registry.register(Box::new(step_time))?;
@@ -145,6 +151,7 @@ impl Telemetry {
             durations,
             prompt_tokens,
             answers,
+            slow_clients,
             connections,
             accept_errors,
             steps,
@@ -193,6 +200,11 @@ impl Telemetry {
     /// A request was answered. `route` is one of the server's routes, never a path that a client chose.
     pub fn http_answered(&self, route: &str, status: u16) {
         self.answers.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// A request was given up because its client read too slowly.
+    pub fn client_too_slow(&self) {
+        self.slow_clients.inc();
     }
 
     /// Connections came (over 0) or went.

@@ -59,6 +59,7 @@ fn a_page_says_what_the_snapshots_said() {
     t.token_out(false, Duration::from_millis(3));
     t.sequence_ended(&Ending::Complete(Complete::Stop), Duration::from_secs(1));
     t.http_answered("/v1/completions", 200);
+    t.client_too_slow();
     t.connections_changed(2);
     t.connections_changed(-1);
     let counts = FrontCounts {
@@ -93,6 +94,7 @@ fn a_page_says_what_the_snapshots_said() {
         ("sluice_sequence_duration_seconds_count{outcome=\"cut\"}", 0.0),
         ("sluice_prompt_tokens_total", 9.0),
         ("sluice_http_requests_total{code=\"200\",route=\"/v1/completions\"}", 1.0),
+        ("sluice_slow_clients_total", 1.0),
         ("sluice_http_connections", 1.0),
         ("sluice_sequences_received_total", 7.0),
         ("sluice_sequences_ended_total{outcome=\"refused\"}", 3.0),

@@ -1,5 +1,7 @@
 //! Clients that go, stall, or hold on to what they do not use.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::client::{Server, read, read_until, request};
 use super::fake::{Fake, gateway, server};
-use crate::gateway::{Limits, Timeouts};
+use crate::gateway::{Limits, Observer, Timeouts};
 
 const TEXT: &str = "/v1/completions";
 
@@ -53,6 +55,35 @@ async fn a_client_that_reads_nothing_is_let_go() {
     let end = timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await.expect("still open");
     let whole = String::from_utf8_lossy(&rest).contains("[DONE]");
     assert!(end.is_err() || !whole, "the connection ended in good order");
+}
+
+/// Counts the requests that were given up.
+#[derive(Default)]
+struct Given(AtomicUsize);
+
+impl Observer for Given {
+    fn overflowed(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_told_so() {
+    let fake = Fake::new();
+    let given = Arc::new(Given::default());
+    let mut gateway = gateway(&fake).with_limits(Limits { backlog: 64, ..Limits::default() });
+    gateway.model.context = 1 << 22;
+    gateway.observer = given.clone();
+    let server = Server::start(gateway, |_| {}).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut connection = socket.connect(server.address).await.unwrap();
+    let body = json!({"prompt": "flood x", "stream": true, "max_tokens": 4_000_000}).to_string();
+    connection.write_all(request("POST", TEXT, &[], &body).as_bytes()).await.unwrap();
+    fake.until(|seen| seen.gone == 1 && seen.running == 0).await;
+    let answer = read(&mut connection).await;
+    let last = answer.events().pop().unwrap();
+    assert_eq!((&last["error"]["code"], given.0.load(Ordering::Relaxed)), (&json!("client_too_slow"), 1));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Server, read, read_until, request};
-use super::fake::{Fake, gateway, server};
+use super::fake::{EOS, Fake, gateway, server};
 use crate::gateway::{Limits, Timeouts};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -44,6 +44,13 @@ async fn bad_requests_are_named() {
         (TEXT, text(json!({"logit_bias": {"300": 1}})), 400, "invalid_value", "logit_bias"),
         (TEXT, text(json!({"guided_regex": "("})), 400, "invalid_grammar", "response_format"),
         (TEXT, text(json!({"guided_choice": []})), 400, "invalid_grammar", "response_format"),
+        (
+            TEXT,
+            text(json!({"allowed_token_ids": [EOS], "min_tokens": 1})),
+            400,
+            "constraint_unsatisfiable",
+            "allowed_token_ids",
+        ),
         (CHAT, json!({}), 400, "invalid_value", "messages"),
         (CHAT, json!({"messages": []}), 400, "invalid_value", "messages"),
         (CHAT, json!({"messages": [3]}), 400, "invalid_value", "messages[0]"),
@@ -136,7 +143,6 @@ async fn endings_that_are_errors() {
         ("late", 429, "rate_limit_exceeded"),
         ("huge", 400, "context_length_exceeded"),
         ("dead", 504, "deadline_exceeded"),
-        ("abort", 500, "internal_error"),
         ("cut", 503, "service_unavailable"),
     ] {
         for stream in [false, true] {
@@ -148,6 +154,18 @@ async fn endings_that_are_errors() {
                 assert_eq!(answer.headers["retry-after"], "2");
             }
         }
+    }
+    // What a client's constraints leave is the client's; where there are none it is ours.
+    for (more, status, code) in [
+        (json!({"allowed_token_ids": [97]}), 400, "constraint_unsatisfiable"),
+        (json!({"guided_regex": "a"}), 400, "constraint_unsatisfiable"),
+        (json!({"min_tokens": 1}), 400, "constraint_unsatisfiable"),
+        (json!({}), 500, "internal_error"),
+    ] {
+        let mut body = json!({"prompt": "abort x"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let error = server.post(TEXT, body).await.error();
+        assert_eq!((error.0, error.1.as_str()), (status, code), "{more}");
     }
     // One choice's end is the whole request's.
     let answer = server.post(TEXT, json!({"prompt": ["wait x", "busy x"]})).await;
