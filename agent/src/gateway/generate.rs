@@ -26,6 +26,8 @@ pub struct Gateway {
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) keys: Keys,
+    /// Share of the requests that are traced, 0 to 1.
+    pub(super) traced: f64,
     grammars: Option<Arc<GrammarCompiler>>,
     /// Requests at one time.
     pub(super) requests: Arc<Semaphore>,
@@ -57,6 +59,7 @@ impl Gateway {
             observer,
             model,
             keys: Keys::default(),
+            traced: 0.0,
             grammars,
             requests: Arc::new(Semaphore::new(1)),
             bodies: Arc::new(Semaphore::new(1)),
@@ -89,6 +92,13 @@ impl Gateway {
     #[must_use]
     pub fn with_keys(mut self, keys: Keys) -> Self {
         self.keys = keys;
+        self
+    }
+
+    /// Traces a share (0 to 1) of the requests: their spans have the target [`TRACED`](super::TRACED).
+    #[must_use]
+    pub fn with_traces(mut self, share: f64) -> Self {
+        self.traced = share;
         self
     }
 

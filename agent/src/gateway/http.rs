@@ -16,6 +16,7 @@ use super::auth::Caller;
 use super::body::{self, Read};
 use super::error::ApiError;
 use super::generate::Gateway;
+use super::observe::TRACED;
 use super::params::Rules;
 use super::sse::Pace;
 use super::{chat, completions, models, tokenize};
@@ -94,7 +95,12 @@ async fn identify(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     request.extensions_mut().insert(Trace(trace.clone()));
     let route =
         request.extensions().get::<MatchedPath>().map_or("unknown".into(), |path| path.as_str().to_owned());
-    let span = tracing::info_span!("request", id = %trace, route);
+    let span = if rand::random::<f64>() < gateway.traced {
+        tracing::info_span!(target: TRACED, "request", id = %trace, route)
+    } else {
+        // For the lines that are logged within it.
+        tracing::info_span!("request", id = %trace, route)
+    };
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Ok(value) = HeaderValue::from_str(&trace) {
         response.headers_mut().insert(REQUEST_ID, value);

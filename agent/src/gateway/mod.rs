@@ -44,6 +44,6 @@ pub use engine::{Engine, EventSink, EventSource, Generate, Gone, SeqEvent, event
 pub use error::ApiError;
 pub use generate::Gateway;
 pub use http::router;
-pub use observe::{Observer, Silent};
+pub use observe::{Observer, Silent, TRACED};
 pub use server::{ServeConfig, ServeError, connection_budget, serve};
 pub use text::{Conversation, Detokenizer, TextError, TextModel};

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+/// The target of the spans of traced requests. A request is chosen once, as it comes; what belongs to it follows its
+/// span.
+pub const TRACED: &str = "sluice_agent::traced";
+
 /// Told of everything that metrics are made of. Must not block.
 pub trait Observer: Send + Sync + 'static {
     /// A token reached the gateway; `waited` since the request was submitted (`first`) or since the token before.

@@ -7,3 +7,4 @@ mod errors;
 mod fake;
 mod shutdown;
 mod structured;
+mod traces;

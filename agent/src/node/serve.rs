@@ -115,7 +115,8 @@ pub async fn serve(
     let gateway = gateway(&model, &runtime, &options, &telemetry)
         .with_limits(limits.clone())
         .with_timeouts(timeouts.clone())
-        .with_keys(keys.unwrap_or_default());
+        .with_keys(keys.unwrap_or_default())
+        .with_traces(options.traces.sample);
     let serving = Serving {
         model: served_name(&model, &options.front),
         listen: address,

@@ -1,6 +1,6 @@
 //! A token's way through its attention rank, as spans.
 //!
-//! For a share of the requests, each step that a sequence takes part in is a span (`attention` with its block, position
+//! For a traced request, each step that a sequence takes part in is a span (`attention` with its block, position
 //! and the rows of the batch; `head`), and so is the time between two steps, in which its experts run elsewhere
 //! (`experts`). All are children of the request's span, so that a collector shows the request's way as one picture.
 
@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use sluice_core::ids::{SeqHandle, SeqKey, WorkerId};
 use sluice_core::step::{AttentionStep, HeadStep, Step};
 use tracing::{Span, info_span};
+
+use crate::gateway::TRACED;
 
 /// A traced sequence at its rank.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ struct Traced {
 #[derive(Debug)]
 pub struct TokenSpans {
     worker: WorkerId,
-    share: f64,
+    on: bool,
     traced: HashMap<SeqHandle, Traced>,
     running: Vec<Span>,
     /// Traced sequences whose experts run when the step is over, and the block.
@@ -31,19 +33,14 @@ pub struct TokenSpans {
 }
 
 impl TokenSpans {
-    /// For a worker, tracing a share (0 to 1) of the requests.
+    /// For a worker. `share` (0 to 1) of the requests are traced; with none of them no span is looked at.
     pub fn new(worker: WorkerId, share: f64) -> Self {
-        Self { worker, share, traced: HashMap::new(), running: vec![], next: vec![] }
+        Self { worker, on: share > 0.0, traced: HashMap::new(), running: vec![], next: vec![] }
     }
 
-    /// Whether a request is traced: the same answer on every worker, since request ids are drawn evenly.
-    pub fn takes(&self, seq: SeqKey) -> bool {
-        self.share > 0.0 && seq.request as f64 <= self.share * u64::MAX as f64
-    }
-
-    /// A sequence has its handle. `request` is the span of its request.
+    /// A sequence has its handle. `request` is the span of its request: it says whether the request is traced.
     pub fn open(&mut self, handle: SeqHandle, seq: SeqKey, request: &Span) {
-        if self.takes(seq) {
+        if self.on && request.metadata().is_some_and(|span| span.target() == TRACED) {
             self.traced.insert(handle, Traced { seq, request: request.clone(), experts: None });
         }
     }
@@ -71,8 +68,9 @@ impl TokenSpans {
         self.running.clear();
         for (handle, block) in self.next.drain(..) {
             if let Some(traced) = self.traced.get_mut(&handle) {
-                traced.experts =
-                    Some(info_span!(parent: &traced.request, "experts", seq = %traced.seq, block));
+                traced.experts = Some(
+                    info_span!(target: TRACED, parent: &traced.request, "experts", seq = %traced.seq, block),
+                );
             }
         }
     }
@@ -83,6 +81,7 @@ impl TokenSpans {
             let Some(traced) = self.traced.get_mut(&segment.seq) else { continue };
             traced.experts = None;
             self.running.push(info_span!(
+                target: TRACED,
                 parent: &traced.request,
                 "attention",
                 seq = %traced.seq,
@@ -105,6 +104,7 @@ impl TokenSpans {
             let Some(traced) = self.traced.get_mut(&row.seq) else { continue };
             traced.experts = None;
             self.running.push(info_span!(
+                target: TRACED,
                 parent: &traced.request,
                 "head",
                 seq = %traced.seq,
@@ -131,7 +131,9 @@ mod tests {
     impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Closed {
         fn on_close(&self, id: tracing::span::Id, context: Context<'_, S>) {
             let span = context.span(&id).unwrap();
-            let parent = span.parent().map_or("", |p| p.name());
+            let Some(parent) = span.parent() else { return };
+            assert_eq!(span.metadata().target(), TRACED);
+            let parent = parent.name();
             self.0.lock().unwrap().push(format!("{parent}/{}", span.name()));
         }
     }
@@ -161,10 +163,10 @@ mod tests {
     fn a_token_is_seen_in_every_step_and_between_them() {
         let closed = Closed::default();
         let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(closed.clone()));
-        let request = info_span!("request");
+        let (request, other) = (info_span!(target: TRACED, "request"), info_span!("request"));
         let mut spans = TokenSpans::new(WorkerId(0), 0.5);
         spans.open(SeqHandle(1), key(7), &request);
-        spans.open(SeqHandle(2), key(u64::MAX), &request);
+        spans.open(SeqHandle(2), key(8), &other);
         for step in [attention(1, 0), attention(2, 0), attention(1, 1), head(1)] {
             spans.begin(&step);
             spans.end();
@@ -179,19 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn the_share_decides() {
-        let count = |share| {
-            let spans = TokenSpans::new(WorkerId(0), share);
-            (0..100u64).filter(|i| spans.takes(key(i * (u64::MAX / 100)))).count()
-        };
-        assert_eq!((count(0.0), count(1.0)), (0, 100));
-        assert!((24..=26).contains(&count(0.25)), "{}", count(0.25));
-    }
-
-    #[test]
     fn expert_steps_have_no_sequence() {
         let mut spans = TokenSpans::new(WorkerId(0), 1.0);
-        spans.open(SeqHandle(1), key(1), &Span::none());
+        spans.open(SeqHandle(1), key(1), &info_span!(target: TRACED, "request"));
         spans.begin(&Step::Experts(ExpertStep { block: 0, units: vec![], items: vec![] }));
         assert!(spans.running.is_empty());
     }
