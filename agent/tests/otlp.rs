@@ -65,7 +65,7 @@ fn served(options: ServeOptions, id: &'static str) {
     runtime.block_on(async {
         let server =
             serve(options, Arc::new(|_, _| {}), move |serving| ready.send(serving.listen).unwrap(), async {
-                stopped.await.unwrap()
+                stopped.await.unwrap();
             });
         let client = async {
             let address = address.await.unwrap();
