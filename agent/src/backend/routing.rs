@@ -141,10 +141,15 @@ impl SkewedRouting {
             Routing::Skew { share, seed } => (seed, geometric(share, experts, top_k)?),
             Routing::Busiest { ratio, seed } => (seed, zipf(ratio, seed, blocks, experts, top_k, devices)?),
         };
-        let shares: Vec<Vec<f64>> = (0..blocks).map(|block| permuted(&base, seed, block)).collect();
+        let shares = (0..blocks).map(|block| permuted(&base, seed, block)).collect();
+        Ok(Some(Self::of_shares(shares, top_k, seed)))
+    }
+
+    /// Draws with the given shares of the experts of each block, which sum to 1 and of which none is over 1/K.
+    pub fn of_shares(shares: Vec<Vec<f64>>, top_k: usize, seed: u64) -> Self {
         let orders =
             shares.iter().enumerate().map(|(block, shares)| orders(shares, top_k, seed, block)).collect();
-        Ok(Some(Self { seed, top_k, shares, orders }))
+        Self { seed, top_k, shares, orders }
     }
 
     /// The planned share of each expert of a block in all assignments.

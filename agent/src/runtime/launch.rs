@@ -120,7 +120,7 @@ pub fn launch_cpu(
 /// # Errors
 /// What could not be had.
 pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> Result<Runtime, StartError> {
-    let costs = Arc::new(read_costs(file)?);
+    let costs = read_costs(file)?;
     let spec = costs.spec();
     let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
     let sizing = size(&spec, o, memory)?;
@@ -129,6 +129,21 @@ pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> 
         Some(r) => r,
         None => skewed(&spec, even, sizing.workers.len())?.ok_or(StartError::NoExperts)?,
     };
+    start_modelled(costs, &sizing, &routing, o.slices, around)
+}
+
+/// Starts an engine on modelled devices with workers and a placement of one's own choice.
+///
+/// # Errors
+/// What could not be had.
+pub fn start_modelled(
+    costs: CostModel,
+    sizing: &Sizing,
+    routing: &Arc<SkewedRouting>,
+    slices: u8,
+    around: Surroundings,
+) -> Result<Runtime, StartError> {
+    let costs = Arc::new(costs);
     let link = costs.link.map(|l| l.slowed(costs.slow_down));
     let parts = Parts {
         source: Arc::new(Weightless),
@@ -140,11 +155,12 @@ pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> 
         link,
         cancelled: around.cancelled,
     };
-    start(&sizing, parts, |plan| {
+    start(sizing, parts, |plan| {
         Ok(ModelledBackend::new(ModelledConfig {
             costs: Arc::clone(&costs),
-            routing: Arc::clone(&routing),
-            segments: o.segments,
+            routing: Arc::clone(routing),
+            segments: plan.config.shape.segments,
+            slices,
             device: plan.config.id.0,
         }))
     })

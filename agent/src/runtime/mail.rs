@@ -17,7 +17,7 @@ use crate::sampling::Logprobs;
 
 /// To a worker.
 pub(super) enum Mail<U> {
-    /// A frame of another worker, with the rows that it names; not before `at`.
+    /// A frame of another worker, with the rows that it names; on a modelled link it reaches this end at `at`.
     Frame { from: WorkerId, frame: Frame, payload: Vec<f32>, at: Option<Instant> },
     /// A sequence, and how to draw its tokens.
     Bind { bind: Bind, choice: Arc<Choice> },

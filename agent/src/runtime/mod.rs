@@ -7,6 +7,7 @@ mod clock;
 mod engine;
 mod front;
 mod launch;
+mod link;
 mod loader;
 mod mail;
 mod memory;
@@ -18,7 +19,7 @@ mod tests;
 mod worker;
 
 pub use engine::Runtime;
-pub use launch::{Surroundings, launch, launch_cpu, launch_modelled, read_costs};
+pub use launch::{Surroundings, launch, launch_cpu, launch_modelled, read_costs, start_modelled};
 pub use loader::UnitSource;
 pub use mail::FrontState;
 pub use observe::Observer;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::clock::Clock;
 use super::engine::Runtime;
 use super::front::FrontThread;
+use super::link::Port;
 use super::loader::{self, UnitSource};
 use super::mail::{FrontMail, Mail};
 use super::observe::Observer;
@@ -181,7 +182,7 @@ where
             front: front.clone(),
             loader: orders.clone(),
             observer: Arc::clone(&observer),
-            link: parts.link,
+            link: parts.link.map(Port::new),
             spans: TokenSpans::new(id, parts.trace_sample),
         });
     }

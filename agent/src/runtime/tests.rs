@@ -161,7 +161,7 @@ fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result
     start(&sizing, parts, |plan| {
         let device = plan.config.id.0;
         let (costs, routing) = (Arc::clone(&costs), Arc::clone(&routing));
-        let inner = ModelledBackend::new(ModelledConfig { costs, routing, segments: 8, device });
+        let inner = ModelledBackend::new(ModelledConfig { costs, routing, segments: 8, slices: 1, device });
         let breaks = if device == 1 { breaks } else { Breaks::Never };
         Ok(Device { inner, breaks, steps: 0, failed: false })
     })

@@ -15,11 +15,11 @@ use sluice_core::worker::Worker;
 
 use super::clock::Clock;
 use super::front::Choice;
+use super::link::{Held, Port};
 use super::loader::Order;
 use super::mail::{FrontMail, Mail, Told};
 use super::observe::Observer;
 use crate::backend::Backend;
-use crate::backend::modelled::Link;
 use crate::sampling::{Logprobs, SequenceSampling};
 use crate::telemetry::{StepKind, TokenSpans, WorkerSample};
 
@@ -43,7 +43,7 @@ pub(super) struct WorkerThread<B: Backend> {
     pub front: Sender<FrontMail>,
     pub loader: Sender<Order<B::Unit>>,
     pub observer: Arc<dyn Observer>,
-    pub link: Option<Link>,
+    pub link: Option<Port>,
     pub spans: TokenSpans,
 }
 
@@ -65,10 +65,6 @@ struct State {
     unsettled: bool,
     gathered: Vec<Row>,
     values: Vec<f32>,
-    /// Frames still on a modelled link, soonest last.
-    on_link: Vec<(Instant, WorkerId, Frame, Vec<f32>)>,
-    /// When this worker's modelled port is free to send and to receive.
-    ports: (Instant, Instant),
 }
 
 impl<B: Backend> WorkerThread<B> {
@@ -88,8 +84,6 @@ impl<B: Backend> WorkerThread<B> {
             unsettled: false,
             gathered: vec![],
             values: vec![],
-            on_link: vec![],
-            ports: (Instant::now(), Instant::now()),
         };
         loop {
             loop {
@@ -121,9 +115,8 @@ impl<B: Backend> WorkerThread<B> {
                 self.finished(outcome, &mut state);
                 continue;
             }
-            if let Some((at, ..)) = state.on_link.last()
-                && *at <= Instant::now()
-                && let Some((_, from, frame, payload)) = state.on_link.pop()
+            if let Some(port) = &mut self.link
+                && let Some(Held { from, frame, payload }) = port.due(Instant::now())
             {
                 self.receive(self.clock.now(), from, frame, &payload, &mut state);
                 continue;
@@ -152,7 +145,7 @@ impl<B: Backend> WorkerThread<B> {
         if let Some(at) = self.core.wake() {
             wait = wait.min(self.clock.until(at));
         }
-        if let Some((at, ..)) = state.on_link.last() {
+        if let Some(at) = self.link.as_ref().and_then(Port::next) {
             wait = wait.min(at.saturating_duration_since(Instant::now()));
         }
         if state.running.is_some() {
@@ -166,11 +159,11 @@ impl<B: Backend> WorkerThread<B> {
     fn take(&mut self, mail: Mail<B::Unit>, state: &mut State) {
         let now = self.clock.now();
         match mail {
-            Mail::Frame { from, frame, payload, at: None } => {
-                return self.receive(now, from, frame, &payload, state);
-            }
-            Mail::Frame { from, frame, payload, at: Some(at) } => {
-                return self.on_link(from, frame, payload, at, state);
+            Mail::Frame { from, frame, payload, at } => {
+                return match (at, &mut self.link) {
+                    (Some(at), Some(port)) => port.take(at, Held { from, frame, payload }),
+                    _ => self.receive(now, from, frame, &payload, state),
+                };
             }
             Mail::Bind { bind, choice } => {
                 state
@@ -290,23 +283,9 @@ impl<B: Backend> WorkerThread<B> {
             _ => {}
         }
         if let Some(peer) = self.peers.get(to.0 as usize) {
-            let at = self.link.map(|link| depart(link, &frame, &mut state.ports.0));
+            let at = self.link.as_mut().map(|port| port.depart(Instant::now(), &frame));
             let _ = peer.send(Mail::Frame { from: self.id, frame, payload, at });
         }
-    }
-
-    /// A frame left its sender at `at`; the rows pass this worker's port one frame after another.
-    fn on_link(&self, from: WorkerId, frame: Frame, payload: Vec<f32>, at: Instant, state: &mut State) {
-        let Some(link) = self.link else { return };
-        let port = &mut state.ports.1;
-        let rows = Duration::from_secs_f64(rows_of(&frame) as f64 * link.row_bytes / link.bandwidth);
-        let mut arrival = at + Duration::from_secs_f64(link.hop);
-        if !rows.is_zero() {
-            arrival = arrival.max(*port) + rows;
-            *port = arrival;
-        }
-        let place = state.on_link.partition_point(|(t, ..)| *t > arrival);
-        state.on_link.insert(place, (arrival, from, frame, payload));
     }
 
     /// Passes on what the rank said, with its load now and then.
@@ -346,26 +325,6 @@ fn sampling(bind: &Bind, choice: &Choice) -> SequenceSampling {
         min_tokens: bind.stop.min_tokens,
         constraint: choice.grammar.as_ref().map(crate::sampling::CompiledGrammar::start),
     }
-}
-
-fn rows_of(frame: &Frame) -> usize {
-    match &frame.body {
-        Body::Tokens(b) => b.rows.len(),
-        Body::Returns(b) => b.rows.len(),
-        _ => 0,
-    }
-}
-
-/// When a frame's rows begin to arrive at the other end, less the hop: they leave one frame after another.
-fn depart(link: Link, frame: &Frame, port: &mut Instant) -> Instant {
-    let rows = Duration::from_secs_f64(rows_of(frame) as f64 * link.row_bytes / link.bandwidth);
-    let start = Instant::now();
-    if rows.is_zero() {
-        return start;
-    }
-    let start = start.max(*port);
-    *port = start + rows;
-    start
 }
 
 fn describe(step: &Step) -> (StepKind, usize) {

@@ -21,6 +21,9 @@ pub struct CostModel {
     pub model: ModelShape,
     /// The device.
     pub device: DeviceCosts,
+    /// Positions that each segment attends to, whatever its own: long sequences without their prefill.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// How steps vary.
     #[serde(default)]
     pub jitter: Jitter,
@@ -165,6 +168,12 @@ impl CostModel {
         if rates.iter().any(|rate| !rate.is_finite() || *rate <= 0.0) {
             return Err(range("bandwidth, flops and slow_down", "over 0"));
         }
+        let link = model.link.map_or([0.0; 2], |l| [l.hop, l.row_bytes]);
+        if model.link.is_some_and(|l| l.bandwidth.is_nan() || l.bandwidth <= 0.0)
+            || link.iter().any(|x| !x.is_finite() || *x < 0.0)
+        {
+            return Err(range("link", "such that bandwidth > 0, hop and row_bytes >= 0"));
+        }
         let times = [model.device.launch, model.jitter.mean, m.weight_bytes, m.activation_bytes, m.kv_bytes];
         if times.iter().any(|time| !time.is_finite() || *time < 0.0) {
             return Err(range("launch, jitter.mean and bytes", "at least 0"));
@@ -199,9 +208,10 @@ impl CostModel {
         let weights = (m.hidden * (2 * width + 2 * m.kv_heads * m.head_dim + m.experts)) as f64;
         let (mut bytes, mut flops) = (weights * m.weight_bytes, 0.0);
         for AttentionWork { start, len } in segments {
+            let context = self.context.map_or(f64::from(start) + f64::from(len), f64::from);
             let (start, len) = (f64::from(start), f64::from(len));
-            bytes += (start + len) * (2 * m.kv_heads * m.head_dim) as f64 * m.kv_bytes;
-            let seen = len * start + len * (len + 1.0) / 2.0;
+            bytes += context * (2 * m.kv_heads * m.head_dim) as f64 * m.kv_bytes;
+            let seen = self.context.map_or(len * start + len * (len + 1.0) / 2.0, |c| len * f64::from(c));
             flops += 2.0 * weights * len + 4.0 * width as f64 * seen;
         }
         let arithmetic = if d.attention_arithmetic { flops / d.flops } else { 0.0 };
@@ -229,8 +239,8 @@ impl CostModel {
         (d.launch + time) * self.slow_down
     }
 
-    /// The curves a worker decides by, as they would be measured.
-    pub fn curves(&self) -> Costs {
+    /// The curves a worker decides by, as they would be measured with units of `part` of an expert.
+    pub fn curves(&self, part: f64) -> Costs {
         let rows = || (0..=14).map(|power| 1u32 << power);
         let nanos = |seconds: f64| seconds * 1e9;
         let attention =
@@ -238,7 +248,7 @@ impl CostModel {
         Costs {
             attention: Curve::new(rows().map(|n| (f64::from(n), nanos(attention(n)))).collect()),
             unit: Curve::new(
-                rows().map(|n| (f64::from(n), nanos(self.unit(n, 1.0) * self.slow_down))).collect(),
+                rows().map(|n| (f64::from(n), nanos(self.unit(n, part) * self.slow_down))).collect(),
             ),
             launch: nanos(self.device.launch * self.slow_down) as u64,
         }
@@ -328,11 +338,28 @@ mod tests {
     }
 
     #[test]
+    fn a_fixed_context_stands_for_every_length() {
+        let model = mixtral();
+        let fixed = CostModel { context: Some(1000), ..mixtral() };
+        let at = |start| AttentionWork { start, len: 1 };
+        assert_eq!(fixed.attention([at(0), at(7)]), model.attention([at(999), at(999)]));
+    }
+
+    #[test]
+    fn curves_are_of_the_units_held() {
+        let model = CostModel { slow_down: 3.0, ..mixtral() };
+        let (whole, quarter) = (model.curves(1.0), model.curves(0.25));
+        assert!((whole.unit.at(1.0) * 1e-9 - 3.0 * model.unit(1, 1.0)).abs() < 1e-9);
+        assert!((quarter.unit.at(1.0) * 1e-9 - 3.0 * model.unit(1, 0.25)).abs() < 1e-9);
+    }
+
+    #[test]
     fn files_that_make_no_sense_are_refused_by_key() {
         let text = include_str!("../../../costs/mixtral-8x7b-h100.toml");
         let error = |from: &str, to: &str| CostModel::parse(&text.replace(from, to)).unwrap_err().to_string();
         assert!(error("top_k = 2", "top_k = 9").contains("top_k"));
         assert!(error("bandwidth = 3.0e12", "bandwidth = 0.0").contains("bandwidth"));
         assert!(error("hidden = 4096", "hiden = 4096").contains("hiden"));
+        assert!(error("bandwidth = 50.0e9", "bandwidth = 0.0").contains("link"));
     }
 }

@@ -22,6 +22,8 @@ pub struct ModelledConfig {
     pub routing: Arc<SkewedRouting>,
     /// Segments of an expert's inner dimension, the deployment's G.
     pub segments: u8,
+    /// Slices that experts are held in, which the cost curves are of.
+    pub slices: u8,
     /// Tells the jitter of this device from others'.
     pub device: u32,
 }
@@ -227,7 +229,7 @@ impl Backend for ModelledBackend {
     }
 
     fn calibrate(&mut self) -> Costs {
-        self.config.costs.curves()
+        self.config.costs.curves(1.0 / f64::from(self.config.slices.max(1)))
     }
 }
 
@@ -244,8 +246,13 @@ mod tests {
         let (blocks, experts) = (costs.model.blocks, costs.model.experts);
         let routing = Routing::Skew { share: 0.4, seed: 1 };
         let routing = SkewedRouting::new(routing, blocks, experts, 2, 8).unwrap().unwrap();
-        let config =
-            ModelledConfig { costs: Arc::new(costs), routing: Arc::new(routing), segments: 8, device: 0 };
+        let config = ModelledConfig {
+            costs: Arc::new(costs),
+            routing: Arc::new(routing),
+            segments: 8,
+            slices: 1,
+            device: 0,
+        };
         let mut backend = ModelledBackend::new(config);
         for seq in 0..2 {
             let mut sampling = SequenceSampling::greedy(vec![1].into());
