@@ -6,7 +6,7 @@ use sluice_core::plant::{self, Plant};
 use sluice_sim::coverage::Coverage;
 use sluice_sim::fleet::Fleet;
 use sluice_sim::run::{self, Summary};
-use sluice_sim::table::Table;
+use sluice_sim::table::{self, Table};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -61,7 +61,7 @@ enum Command {
         #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.2])]
         jitter: Vec<f64>,
         /// Slices x replicas, each a placement.
-        #[arg(long, value_delimiter = ',', value_parser = placement, default_values = ["1x1", "4x1", "1x2", "4x2"])]
+        #[arg(long, value_delimiter = ',', value_parser = table::placement, default_values = ["1x1", "4x1", "1x2", "4x2"])]
         placements: Vec<(u8, u32)>,
         /// Schedulers.
         #[arg(long, value_delimiter = ',', default_values = ["mtfs", "flfs", "defrag", "frontier", "sync"])]
@@ -190,12 +190,6 @@ fn main() -> ExitCode {
 
 fn threads(jobs: Option<usize>) -> usize {
     jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
-}
-
-/// "4x2": 4 slices, 2 replicas.
-fn placement(text: &str) -> Result<(u8, u32), String> {
-    let parts = text.split_once('x').and_then(|(s, r)| Some((s.parse().ok()?, r.parse().ok()?)));
-    parts.ok_or_else(|| format!("{text:?} is not SLICESxREPLICAS, as in 4x2"))
 }
 
 fn trace_first(t: &Table) -> Result<(), String> {

@@ -63,10 +63,16 @@ impl Table {
         })
     }
 
-    /// Runs one cell: few passes where many tokens make each of them a good sample.
+    /// Passes to warm up and to measure: few where many tokens make each of them a good sample.
+    pub fn passes(tokens: u32) -> (u64, u64) {
+        let passes = (16_384 / u64::from(tokens)).clamp(6, 40);
+        (passes / 2, passes)
+    }
+
+    /// Runs one cell.
     pub fn measure(setting: &Setting) -> Result<Measured, String> {
-        let passes = (16_384 / u64::from(setting.tokens)).clamp(6, 40);
-        Fleet::run(setting, passes / 2, passes, false)
+        let (warm, passes) = Self::passes(setting.tokens);
+        Fleet::run(setting, warm, passes, false)
     }
 
     /// Prints it, a line per cell.
@@ -126,4 +132,13 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// "4x2": 4 slices, 2 replicas.
+///
+/// # Errors
+/// The text is another.
+pub fn placement(text: &str) -> Result<(u8, u32), String> {
+    let parts = text.split_once('x').and_then(|(s, r)| Some((s.parse().ok()?, r.parse().ok()?)));
+    parts.ok_or_else(|| format!("{text:?} is not SLICESxREPLICAS, as in 4x2"))
 }

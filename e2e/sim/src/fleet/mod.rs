@@ -3,12 +3,14 @@
 
 pub mod cost;
 pub mod ideal;
+pub mod pace;
 pub mod skew;
 
 use crate::heap::Heap;
 use crate::rng::{Rng, mix};
 use crate::wire::{Wire, WireConfig};
 use cost::CostModel;
+use pace::Pace;
 use skew::Skew;
 use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
 use sluice_core::event::{Action, Event, PeerUp};
@@ -97,7 +99,8 @@ impl Setting {
         sluice_planner::plan(&request).map_err(|e| e.to_string())
     }
 
-    fn config(&self, id: u32, slots: u32) -> WorkerConfig {
+    /// What a worker with so many slots is told.
+    pub fn config(&self, id: u32, slots: u32) -> WorkerConfig {
         let m = &self.costs.model;
         let (is_rank, is_host) = (id < self.all_ranks(), self.hosts().contains(&id));
         let own = self.tokens.div_ceil(self.all_ranks());
@@ -205,11 +208,8 @@ pub struct Fleet<'a> {
     flights: Vec<Option<Flight>>,
     free: Vec<u32>,
     rng: Rng,
-    /// Per sequence: when its last token came.
-    last: Vec<Nanos>,
-    gaps: Vec<Nanos>,
+    pace: Pace,
     delivered: u64,
-    measuring: bool,
     failure: Option<String>,
     trace: bool,
     actions: Vec<Action>,
@@ -245,10 +245,8 @@ impl<'a> Fleet<'a> {
             flights: vec![],
             free: vec![],
             rng: Rng::new(setting.seed ^ 0x7177),
-            last: vec![0; setting.tokens as usize],
-            gaps: vec![],
+            pace: Pace::new(setting.tokens as usize),
             delivered: 0,
-            measuring: false,
             failure: None,
             trace,
             actions: vec![],
@@ -329,24 +327,19 @@ impl<'a> Fleet<'a> {
             if let Some(why) = self.failure.take() {
                 return Err(why);
             }
-            if !self.measuring && self.delivered >= warm * per_pass {
-                self.measuring = true;
+            if !self.pace.is_measuring() && self.delivered >= warm * per_pass {
+                self.pace.measure();
                 (start, self.delivered) = (self.now, 0);
                 before = self.nodes.iter().map(|n| (*n.core.counters(), n.worked)).collect();
                 events = 0;
             }
-            if self.measuring && self.delivered >= passes * per_pass {
+            if self.pace.is_measuring() && self.delivered >= passes * per_pass {
                 break;
             }
         }
-        if !self.measuring || self.delivered == 0 {
+        if !self.pace.is_measuring() || self.delivered == 0 {
             return Err(format!("stopped after {} tokens: nothing is left to happen", self.delivered));
         }
-        self.gaps.sort_unstable();
-        let gap = |part: f64| {
-            let i = (self.gaps.len() as f64 * part) as usize;
-            self.gaps.get(i.min(self.gaps.len().saturating_sub(1))).map_or(0.0, |g| *g as f64 / 1e9)
-        };
         let span = (self.now - start) as f64 / 1e9;
         let (mut rows, mut steps, mut units, mut urgent) = (0, 0, 0, 0);
         let mut busy: Vec<f64> = vec![];
@@ -359,11 +352,11 @@ impl<'a> Fleet<'a> {
             busy.push((node.worked - worked) as f64 / 1e9 / span);
         }
         Ok(Measured {
-            throughput: self.delivered as f64 / span,
+            throughput: self.pace.throughput(),
             rows_per_unit: rows as f64 / units.max(1) as f64,
             rows_per_step: rows as f64 / steps.max(1) as f64,
-            itl_p50: gap(0.5),
-            itl_p99: gap(0.99),
+            itl_p50: self.pace.gap(0.5),
+            itl_p99: self.pace.gap(0.99),
             busy: (busy.iter().copied().fold(0.0, f64::max), busy.iter().sum::<f64>() / busy.len() as f64),
             events,
             urgent,
@@ -376,7 +369,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn note(&self, text: impl FnOnce() -> String) {
-        if self.trace && self.measuring {
+        if self.trace && self.pace.is_measuring() {
             println!("{:>12.1} {}", self.now as f64 / 1e3, text());
         }
     }
@@ -476,9 +469,6 @@ impl<'a> Fleet<'a> {
 
     fn token(&mut self, seq: SeqKey) {
         self.delivered += 1;
-        let last = std::mem::replace(&mut self.last[seq.request as usize], self.now);
-        if self.measuring && last > 0 {
-            self.gaps.push(self.now - last);
-        }
+        self.pace.token(seq.request as usize, self.now);
     }
 }
