@@ -34,7 +34,7 @@ struct Cli {
     #[arg(long, default_value_t = 8)]
     blocks: u16,
     /// The devices are so many times slower than they would be, so that the host keeps up.
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, default_value_t = 150.0)]
     slow_down: f64,
     /// Decides the draws.
     #[arg(long, default_value_t = 0)]
