@@ -3,7 +3,7 @@
 #
 # SLUICE_AGENT  the binary (default: target/release/sluice-agent of this checkout)
 # SLUICE_MODEL  a model directory (default: the bundled one); its reference.json is compared with
-# SLUICE_FLAGS  more flags for the server under test, as in "--attention-ranks 2 --expert-workers 4"
+# SLUICE_FLAGS  more flags for the server under test, as in "--layout disaggregated --attention-ranks 2 --expert-workers 4"
 # VENV          where the Python environment is or will be made
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

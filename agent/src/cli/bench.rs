@@ -137,7 +137,7 @@ pub struct BenchArgs {
     /// Sampling temperature; 0 is greedy.
     #[arg(long, default_value_t = 0.0, value_name = "T", help_heading = "Requests")]
     pub temperature: f64,
-    /// Further fields of each request, as in '{\"top_p\": 0.9}'. They win over those from flags.
+    /// Further fields of each request, as in '{"top_p": 0.9}'. They win over those from flags.
     #[arg(long, value_name = "JSON", help_heading = "Requests")]
     pub extra: Option<String>,
 

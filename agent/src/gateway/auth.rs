@@ -22,7 +22,7 @@ pub struct Caller {
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// It cannot be read.
-    #[error("the API keys in {path} cannot be read: {source}")]
+    #[error("the API keys in {path}, the --api-key-file, cannot be read")]
     Read {
         /// The file.
         path: PathBuf,

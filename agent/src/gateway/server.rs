@@ -46,7 +46,7 @@ pub struct ServeConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is taken, or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}, as --listen or --admin-listen says")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -100,7 +100,7 @@ pub async fn serve(
     }
     drop(listener);
     drop(closing);
-    tracing::info!(connections = open.load(Ordering::Relaxed), "no longer accepting");
+    tracing::info!(open = open.load(Ordering::Relaxed), "takes no more connections");
     if timeout(config.timeouts.drain, graceful.shutdown()).await.is_err() {
         let left = open.load(Ordering::Relaxed);
         tracing::warn!(left, "connections were cut");

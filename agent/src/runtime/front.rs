@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use sluice_core::front::{Action, CancelCause, Ending, Front, RankLoad, Submit};
-use sluice_core::ids::{Nanos, SeqKey, WorkerId};
+use sluice_core::ids::{Nanos, WorkerId};
 use sluice_core::sequence::RankEvent;
 
 use super::clock::Clock;
@@ -28,6 +28,8 @@ pub(super) struct FrontThread<U> {
     pub front: Front<Arc<Choice>>,
     pub clock: Clock,
     pub inbox: Receiver<FrontMail>,
+    /// Its own address.
+    pub address: Sender<FrontMail>,
     /// By worker id.
     pub workers: Vec<Sender<Mail<U>>>,
     pub observer: Arc<dyn Observer>,
@@ -128,32 +130,23 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
     }
 
     fn act(&mut self, now: Nanos, out: &mut Vec<Action<Arc<Choice>>>, mut logprobs: Option<Box<Logprobs>>) {
-        let mut gone: Vec<SeqKey> = vec![];
-        loop {
-            for action in out.drain(..) {
-                match action {
-                    Action::Bind { rank, bind, handle } => {
-                        self.post(rank, Mail::Bind { bind, choice: handle });
-                    }
-                    Action::CancelAt { rank, seq, attempt } => self.post(rank, Mail::Cancel { seq, attempt }),
-                    Action::Deliver { seq, id, handle, .. } => {
-                        let event = SeqEvent::Token { id, logprobs: logprobs.take() };
-                        if handle.sink.send(seq.choice, event).is_err() {
-                            gone.push(seq);
-                        }
-                    }
-                    Action::End { seq, ending, handle } => {
-                        self.observer
-                            .ended(&ending, Duration::from_nanos(now.saturating_sub(handle.submitted)));
-                        let _ = handle.sink.send(seq.choice, SeqEvent::End(ending));
+        for action in out.drain(..) {
+            match action {
+                Action::Bind { rank, bind, handle } => {
+                    self.post(rank, Mail::Bind { bind, choice: handle });
+                }
+                Action::CancelAt { rank, seq, attempt } => self.post(rank, Mail::Cancel { seq, attempt }),
+                Action::Deliver { seq, id, handle, .. } => {
+                    let event = SeqEvent::Token { id, logprobs: logprobs.take() };
+                    if handle.sink.send(seq.choice, event).is_err() {
+                        // Behind what is in the inbox: a gateway that found a stop string has said so before it left.
+                        let _ = self.address.send(FrontMail::Cancel { seq, cause: CancelCause::Client });
                     }
                 }
-            }
-            if gone.is_empty() {
-                return;
-            }
-            for seq in gone.drain(..) {
-                self.front.cancel(now, seq, CancelCause::Client, out);
+                Action::End { seq, ending, handle } => {
+                    self.observer.ended(&ending, Duration::from_nanos(now.saturating_sub(handle.submitted)));
+                    let _ = handle.sink.send(seq.choice, SeqEvent::End(ending));
+                }
             }
         }
     }
@@ -162,5 +155,82 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
         if let Some(w) = self.workers.get(to.0 as usize) {
             let _ = w.send(mail);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use sluice_core::front::FrontConfig;
+    use sluice_core::ids::{GatewayId, SeqKey};
+    use sluice_core::sequence::StopRule;
+
+    use super::super::mail::Told;
+    use super::*;
+    use crate::gateway::events;
+    use crate::sampling::SamplingParams;
+
+    /// The counts after a rank said two tokens of a sequence whose reader is gone, with `last` behind them in the inbox.
+    fn counts_after(last: Option<CancelCause>) -> sluice_core::front::FrontCounts {
+        let (address, inbox) = channel();
+        let (worker, _bound) = channel::<Mail<()>>();
+        let thread = FrontThread {
+            front: Front::new(FrontConfig::new(GatewayId(0))),
+            clock: Clock::start(),
+            inbox,
+            address: address.clone(),
+            workers: vec![worker],
+            observer: Arc::new(()),
+        };
+        let seq = SeqKey { request: 1, choice: 0 };
+        let request = Generate {
+            request: 1,
+            choices: 1,
+            prompt: Arc::from([1u32].as_slice()),
+            stop: StopRule { max_tokens: 100, ..StopRule::default() },
+            timeout: Duration::from_secs(60),
+            salt: 0,
+            sampling: Arc::new(SamplingParams::greedy()),
+            grammar: None,
+            trace: "t".into(),
+        };
+        let (sink, source) = events(100);
+        drop(source);
+        address
+            .send(FrontMail::Submit { request: Box::new(request), sink, span: tracing::Span::none() })
+            .unwrap();
+        let said =
+            [RankEvent::Accepted, RankEvent::Token { index: 0, id: 7 }, RankEvent::Token { index: 1, id: 8 }];
+        let told = |event| Told { seq, attempt: 1, event, logprobs: None };
+        let events = said.into_iter().map(told).collect();
+        address.send(FrontMail::Rank { rank: WorkerId(0), events, load: None }).unwrap();
+        if let Some(cause) = last {
+            address.send(FrontMail::Cancel { seq, cause }).unwrap();
+        }
+        let load = RankLoad { free_blocks: 64, pool_blocks: 64, block_tokens: 16, queue: 0, draining: false };
+        let running = std::thread::spawn(move || thread.run(&[(WorkerId(0), load)], 0));
+        loop {
+            let (reply, state) = channel();
+            address.send(FrontMail::Ask(reply)).unwrap();
+            let state = state.recv().unwrap();
+            if state.idle && state.counts.admitted == 1 {
+                address.send(FrontMail::Stop).unwrap();
+                running.join().unwrap();
+                return state.counts;
+            }
+        }
+    }
+
+    #[test]
+    fn a_stop_string_counts_as_complete_though_its_reader_is_gone() {
+        let c = counts_after(Some(CancelCause::StopString));
+        assert_eq!((c.complete, c.cancelled), (1, 0));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_ends_its_sequence() {
+        let c = counts_after(None);
+        assert_eq!((c.complete, c.cancelled), (0, 1));
     }
 }

@@ -216,6 +216,7 @@ where
         front: Front::new(front_config),
         clock,
         inbox: front_inbox,
+        address: front.clone(),
         workers,
         observer: watcher,
     };
