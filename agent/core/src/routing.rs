@@ -92,19 +92,16 @@ impl RoutingTable {
 
     /// The worker that alone holds an expert, whole.
     pub fn only_holder(&self, block: u16, expert: u16) -> Option<WorkerId> {
+        // An expert that is none would be one of the next block.
+        if expert >= self.experts {
+            return None;
+        }
         self.only.get(block as usize * self.experts as usize + expert as usize).copied().flatten()
     }
 
     /// Chooses the replicas for one token of an expert: pushes a worker for each slice, and gives the number of
     /// slices; 0 when nobody holds the expert whole.
     pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
-        if expert >= self.experts {
-            return 0;
-        }
-        if let Some(worker) = self.only_holder(block, expert) {
-            out.push((Slice::whole(self.segments), worker));
-            return 1;
-        }
         let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else { return 0 };
         let Some(i) = furthest_behind(covers.iter_mut().map(|c| (c.fraction, &mut c.behind))) else {
             return 0;
@@ -265,6 +262,19 @@ mod tests {
             t.update(&table(2, vec![replica(1, 0, 0, 1, Active, 0.0), replica(2, 0, 0, 1, Active, 1.0)]))
         );
         assert!(draw(&mut t, 50).iter().all(|x| x[0].1 == WorkerId(2)));
+    }
+
+    #[test]
+    fn an_expert_that_is_none_has_no_holder() {
+        let mut t = RoutingTable::new(2, 1, 1);
+        let of = |block| Replica {
+            unit: Unit { block, expert: 0, slice: Slice::whole(1) },
+            ..replica(7, 0, 0, 1, Active, 1.0)
+        };
+        let all = PlacementSlice { blocks: 0..2, generation: 1, replicas: vec![of(0), of(1)] };
+        assert!(t.update(&Arc::new(all)));
+        assert_eq!(t.only_holder(0, 0), Some(WorkerId(7)));
+        assert_eq!((t.only_holder(0, 1), t.choose(0, 1, &mut vec![])), (None, 0));
     }
 
     #[test]

@@ -123,18 +123,23 @@ impl Rank {
                 *load += 1;
             }
             let ask = Ask { token, back, slice, block, expert, class, progress };
-            match self.routing.only_holder(block, expert) {
-                Some(worker) => {
-                    self.pool.ask(group, k as u8, 1);
-                    self.ask_slice(&ask, worker, net, n);
-                }
-                None => self.ask_expert(ask, net, n),
-            }
+            self.ask_expert(ask, net, n);
         }
     }
 
-    /// Asks a whole expert: all slices of one cover.
+    /// Asks a whole expert: its only holder, or all slices of one cover.
+    #[inline]
     fn ask_expert(&mut self, ask: Ask, net: &Net, n: &mut Counters) {
+        match self.routing.only_holder(ask.block, ask.expert) {
+            Some(worker) => {
+                self.pool.ask(ask.back.group, ask.back.k, 1);
+                self.ask_slice(&ask, worker, net, n);
+            }
+            None => self.ask_cover(ask, net, n),
+        }
+    }
+
+    fn ask_cover(&mut self, ask: Ask, net: &Net, n: &mut Counters) {
         let mut chosen = std::mem::take(&mut self.chosen);
         chosen.clear();
         let slices = self.routing.choose(ask.block, ask.expert, &mut chosen);
