@@ -100,7 +100,6 @@ fn start(setting: &Setting, slow_down: f64, watch: Arc<Watch>) -> Result<Runtime
         queue: setting.tokens as usize,
         observer: watch,
         progress: Arc::new(|_, _| {}),
-        trace_sample: 0.0,
         cancelled: Arc::default(),
     };
     start_modelled(costs, &sizing, &Arc::new(routing), setting.slices, around).map_err(|e| e.to_string())

@@ -71,13 +71,7 @@ impl LocalEngine {
     /// What could not be had.
     pub fn start(options: &GenerateOptions, progress: Progress) -> Result<Self, LocalError> {
         let model = open_model(&options.model)?;
-        let around = Surroundings {
-            queue: 1,
-            observer: Arc::new(()),
-            progress,
-            trace_sample: 0.0,
-            cancelled: Arc::default(),
-        };
+        let around = Surroundings { queue: 1, observer: Arc::new(()), progress, cancelled: Arc::default() };
         let runtime = launch(&model.weights, &options.engine, around)?;
         Ok(Self { model, runtime })
     }

@@ -65,8 +65,8 @@ pub struct Serving {
     pub numerics: String,
 }
 
-/// Serves until `stop` resolves; then what runs may finish within the grace period, and what loads is given up. `progress` is told of the loading,
-/// `ready` when requests can come. Returns how many connections had to be cut.
+/// Serves until `stop` resolves; then what runs may finish within the grace period, and what loads is given up.
+/// `progress` is told of the loading, `ready` when requests can come. Returns how many connections had to be cut.
 ///
 /// # Errors
 /// What could not be had; nothing is left running then.
@@ -193,7 +193,6 @@ async fn load(
         queue: options.front.max_queue as usize,
         observer: telemetry.clone(),
         progress,
-        trace_sample: options.traces.sample,
         cancelled,
     };
     tokio::task::spawn_blocking(move || {

@@ -32,8 +32,6 @@ pub struct Surroundings {
     pub observer: Arc<dyn Observer>,
     /// Told while loading.
     pub progress: Progress,
-    /// Share of the requests whose tokens leave spans, 0 to 1.
-    pub trace_sample: f64,
     /// Loading ends, with an error, when this is set.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -93,7 +91,6 @@ pub fn launch_cpu(
         queue: around.queue,
         observer: around.observer,
         progress: around.progress,
-        trace_sample: around.trace_sample,
         link: None,
         cancelled: around.cancelled,
     };
@@ -151,7 +148,6 @@ pub fn start_modelled(
         queue: around.queue,
         observer: around.observer,
         progress: around.progress,
-        trace_sample: around.trace_sample,
         link,
         cancelled: around.cancelled,
     };

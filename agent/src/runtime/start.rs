@@ -114,8 +114,6 @@ pub struct Parts<S> {
     pub observer: Arc<dyn Observer>,
     /// Told while loading.
     pub progress: Progress,
-    /// Share of the requests whose tokens leave spans, 0 to 1.
-    pub trace_sample: f64,
     /// Frames between workers take the time of this link, for experiments.
     pub link: Option<Link>,
     /// Loading ends, with an error, when this is set.
@@ -183,7 +181,7 @@ where
             loader: orders.clone(),
             observer: Arc::clone(&observer),
             link: parts.link.map(Port::new),
-            spans: TokenSpans::new(id, parts.trace_sample),
+            spans: TokenSpans::new(id),
         });
     }
     // Loaders end when the last worker that can give orders does.

@@ -154,7 +154,6 @@ fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result
         queue: 8,
         observer: Arc::new(()),
         progress: Arc::new(|_, _| {}),
-        trace_sample: 0.0,
         link: None,
         cancelled: Arc::clone(cancelled),
     };
@@ -167,7 +166,8 @@ fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result
     })
 }
 
-fn request() -> Generate {
+/// A request of one choice.
+pub(super) fn request() -> Generate {
     Generate {
         request: 1,
         choices: 1,

@@ -25,7 +25,6 @@ struct Traced {
 #[derive(Debug)]
 pub struct TokenSpans {
     worker: WorkerId,
-    on: bool,
     traced: HashMap<SeqHandle, Traced>,
     running: Vec<Span>,
     /// Traced sequences whose experts run when the step is over, and the block.
@@ -33,14 +32,14 @@ pub struct TokenSpans {
 }
 
 impl TokenSpans {
-    /// For a worker. `share` (0 to 1) of the requests are traced; with none of them no span is looked at.
-    pub fn new(worker: WorkerId, share: f64) -> Self {
-        Self { worker, on: share > 0.0, traced: HashMap::new(), running: vec![], next: vec![] }
+    /// For a worker.
+    pub fn new(worker: WorkerId) -> Self {
+        Self { worker, traced: HashMap::new(), running: vec![], next: vec![] }
     }
 
     /// A sequence has its handle. `request` is the span of its request: it says whether the request is traced.
     pub fn open(&mut self, handle: SeqHandle, seq: SeqKey, request: &Span) {
-        if self.on && request.metadata().is_some_and(|span| span.target() == TRACED) {
+        if request.metadata().is_some_and(|span| span.target() == TRACED) {
             self.traced.insert(handle, Traced { seq, request: request.clone(), experts: None });
         }
     }
@@ -164,7 +163,7 @@ mod tests {
         let closed = Closed::default();
         let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(closed.clone()));
         let (request, other) = (info_span!(target: TRACED, "request"), info_span!("request"));
-        let mut spans = TokenSpans::new(WorkerId(0), 0.5);
+        let mut spans = TokenSpans::new(WorkerId(0));
         spans.open(SeqHandle(1), key(7), &request);
         spans.open(SeqHandle(2), key(8), &other);
         for step in [attention(1, 0), attention(2, 0), attention(1, 1), head(1)] {
@@ -182,7 +181,7 @@ mod tests {
 
     #[test]
     fn expert_steps_have_no_sequence() {
-        let mut spans = TokenSpans::new(WorkerId(0), 1.0);
+        let mut spans = TokenSpans::new(WorkerId(0));
         spans.open(SeqHandle(1), key(1), &info_span!(target: TRACED, "request"));
         spans.begin(&Step::Experts(ExpertStep { block: 0, units: vec![], items: vec![] }));
         assert!(spans.running.is_empty());

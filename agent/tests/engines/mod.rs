@@ -210,7 +210,6 @@ pub fn start(weights: &Arc<Weights>, v: &Variation, reports: &Arc<Reports>) -> R
         queue: 4096,
         observer: reports.clone(),
         progress: Arc::new(|_, _| {}),
-        trace_sample: 0.0,
         cancelled: Arc::default(),
     };
     launch(weights, &v.options(), around).unwrap_or_else(|e| panic!("{v}: {e}"))
