@@ -28,9 +28,9 @@ pub struct SlabLayout {
 }
 
 impl SlabLayout {
-    /// All rows of the slab.
-    pub const fn rows(&self) -> u32 {
-        self.output_base() + 2 * self.outputs
+    /// All rows of a slab that [`WorkerConfig::check`](crate::config::WorkerConfig::check) has let pass.
+    pub fn rows(&self) -> u32 {
+        self.total() as u32
     }
 
     /// All rows of a slab that may be too large.

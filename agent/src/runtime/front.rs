@@ -43,26 +43,23 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
             self.front.rank_up(self.clock.now(), *rank, cohort, *load, &mut out);
         }
         loop {
-            let now = self.clock.now();
-            let wait = match self.front.next_tick() {
-                Some(at) if at <= now => Duration::ZERO,
-                Some(at) => self.clock.until(at),
-                None => Duration::from_secs(3600),
-            };
-            let mail = match self.inbox.recv_timeout(wait) {
-                Ok(FrontMail::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(mail) => Some(mail),
-                Err(RecvTimeoutError::Timeout) => None,
-            };
-            let now = self.clock.now();
-            if let Some(mail) = mail {
-                self.take(now, mail, &mut out);
-                self.act(now, &mut out, None);
-            }
             // Deadlines do not wait until there is no mail.
-            if self.front.next_tick().is_some_and(|at| at <= now) {
+            let now = self.clock.now();
+            let mut next = self.front.next_tick();
+            if next.is_some_and(|at| at <= now) {
                 self.front.tick(now, &mut out);
                 self.act(now, &mut out, None);
+                next = self.front.next_tick();
+            }
+            let wait = next.map_or(Duration::from_secs(3600), |at| self.clock.until(at));
+            match self.inbox.recv_timeout(wait) {
+                Ok(FrontMail::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(mail) => {
+                    let now = self.clock.now();
+                    self.take(now, mail, &mut out);
+                    self.act(now, &mut out, None);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -164,12 +161,11 @@ mod tests {
 
     use sluice_core::front::FrontConfig;
     use sluice_core::ids::{GatewayId, SeqKey};
-    use sluice_core::sequence::StopRule;
 
     use super::super::mail::Told;
+    use super::super::tests::request;
     use super::*;
     use crate::gateway::events;
-    use crate::sampling::SamplingParams;
 
     /// The counts after a rank said two tokens of a sequence whose reader is gone, with `last` behind them in the inbox.
     fn counts_after(last: Option<CancelCause>) -> sluice_core::front::FrontCounts {
@@ -184,21 +180,10 @@ mod tests {
             observer: Arc::new(()),
         };
         let seq = SeqKey { request: 1, choice: 0 };
-        let request = Generate {
-            request: 1,
-            choices: 1,
-            prompt: Arc::from([1u32].as_slice()),
-            stop: StopRule { max_tokens: 100, ..StopRule::default() },
-            timeout: Duration::from_secs(60),
-            salt: 0,
-            sampling: Arc::new(SamplingParams::greedy()),
-            grammar: None,
-            trace: "t".into(),
-        };
         let (sink, source) = events(100);
         drop(source);
         address
-            .send(FrontMail::Submit { request: Box::new(request), sink, span: tracing::Span::none() })
+            .send(FrontMail::Submit { request: Box::new(request()), sink, span: tracing::Span::none() })
             .unwrap();
         let said =
             [RankEvent::Accepted, RankEvent::Token { index: 0, id: 7 }, RankEvent::Token { index: 1, id: 8 }];

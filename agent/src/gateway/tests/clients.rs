@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use sluice_core::front::CancelCause;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::client::{Server, read, read_until, request};
@@ -35,6 +35,16 @@ async fn a_client_that_goes_away_cancels_its_sequences() {
     }
 }
 
+/// A client with little room asks for far more than it will read.
+async fn flood(server: &Server) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut connection = socket.connect(server.address).await.unwrap();
+    let body = json!({"prompt": "flood x", "stream": true, "max_tokens": 4_000_000}).to_string();
+    connection.write_all(request("POST", TEXT, &[], &body).as_bytes()).await.unwrap();
+    connection
+}
+
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_let_go() {
     let fake = Fake::new();
@@ -43,11 +53,7 @@ async fn a_client_that_reads_nothing_is_let_go() {
     let mut gateway = gateway(&fake).with_limits(limits).with_timeouts(timeouts);
     gateway.model.context = 1 << 22;
     let server = Server::start(gateway, |_| {}).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut connection = socket.connect(server.address).await.unwrap();
-    let body = json!({"prompt": "flood x", "stream": true, "max_tokens": 4_000_000}).to_string();
-    connection.write_all(request("POST", TEXT, &[], &body).as_bytes()).await.unwrap();
+    let mut connection = flood(&server).await;
     // First its sequence is given up, since tokens pile up; then its connection.
     fake.until(|seen| seen.gone == 1 && seen.running == 0).await;
     sleep(Duration::from_millis(300)).await;
@@ -75,11 +81,7 @@ async fn a_client_that_reads_too_slowly_is_told_so() {
     gateway.model.context = 1 << 22;
     gateway.observer = given.clone();
     let server = Server::start(gateway, |_| {}).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut connection = socket.connect(server.address).await.unwrap();
-    let body = json!({"prompt": "flood x", "stream": true, "max_tokens": 4_000_000}).to_string();
-    connection.write_all(request("POST", TEXT, &[], &body).as_bytes()).await.unwrap();
+    let mut connection = flood(&server).await;
     fake.until(|seen| seen.gone == 1 && seen.running == 0).await;
     let answer = read(&mut connection).await;
     let last = answer.events().pop().unwrap();
