@@ -25,6 +25,15 @@ pub(crate) struct Ask {
     pub progress: Progress,
 }
 
+/// What all items of a batch have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Common {
+    class: u8,
+    block: u16,
+    generation: u64,
+    progress: Progress,
+}
+
 /// An expert worker as its dispatcher sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Dest {
@@ -39,8 +48,10 @@ pub(crate) struct Dest {
     /// What its mark last said, per class.
     told: Vec<Option<(Progress, bool)>>,
     order: u64,
-    /// The token and row that the last item of the outbox came with.
-    tail: Option<(u32, u32)>,
+    /// What all items of the outbox's last batch have in common, while more of them may come.
+    open: Option<Common>,
+    /// The token that the open batch's last row is of.
+    tail: Option<u32>,
     /// Rows and items of the last batch, so that the next one is made with room for as many.
     usual: (usize, usize),
 }
@@ -92,7 +103,7 @@ impl Rank {
                 }
             }
             for d in &mut self.dests {
-                d.tail = None;
+                d.close();
                 for b in
                     d.outbox.iter_mut().rev().take_while(|b| b.class.0 == class && b.progress == progress)
                 {
@@ -103,6 +114,7 @@ impl Rank {
         self.flush(net);
     }
 
+    /// Asks a token's K experts. Most are held by one worker, whole: those take the short way to its batch.
     fn ask_experts(
         &mut self,
         token: u32,
@@ -117,18 +129,27 @@ impl Rank {
         self.asked[at..at + experts.len()].copy_from_slice(experts);
         let slice = Slice::whole(self.shape.segments);
         let first = block as usize * self.shape.experts as usize;
+        let common = Common { class, block, generation: self.routing.generation(block), progress };
+        let src = self.slab.input(token);
         for (k, &expert) in experts.iter().enumerate() {
             let back = ReturnTo { group, tag, k: k as u8 };
             if let Some(load) = self.loads.get_mut(first + expert as usize) {
                 *load += 1;
             }
-            let ask = Ask { token, back, slice, block, expert, class, progress };
-            self.ask_expert(ask, net, n);
+            if let Some(worker) = self.routing.only_holder(block, expert)
+                && let Some(peer) = net.find(worker)
+                && let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_host && d.stalled.is_empty())
+                && let Some(row) = d.row(common, token, src)
+            {
+                d.put(TokenItem { row, expert, slice, back });
+                self.pool.ask(group, k as u8, 1);
+                continue;
+            }
+            self.ask_expert(Ask { token, back, slice, block, expert, class, progress }, net, n);
         }
     }
 
     /// Asks a whole expert: its only holder, or all slices of one cover.
-    #[inline]
     fn ask_expert(&mut self, ask: Ask, net: &Net, n: &mut Counters) {
         match self.routing.only_holder(ask.block, ask.expert) {
             Some(worker) => {
@@ -170,7 +191,6 @@ impl Rank {
         }
     }
 
-    #[inline]
     fn ask_slice(&mut self, ask: &Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
         if worker == self.me {
             return self.local.push(*ask);
@@ -185,11 +205,10 @@ impl Rank {
     }
 
     /// Puts an item into a batch, if there is a landing row for its token, else in line.
-    #[inline]
     fn send_or_stall(&mut self, peer: usize, ask: &Ask) -> bool {
         let (generation, src) = (self.routing.generation(ask.block), self.slab.input(ask.token));
         let d = &mut self.dests[peer];
-        if !d.stalled.is_empty() || !d.put(ask, generation, src) {
+        if !d.stalled.is_empty() || !d.ask(ask, generation, src) {
             d.stalled.push_back(*ask);
             return false;
         }
@@ -204,12 +223,11 @@ impl Rank {
             return;
         }
         while let Some(&ask) = d.stalled.front() {
-            if !d.put(&ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
+            if !d.ask(&ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
                 break;
             }
             d.stalled.pop_front();
         }
-        d.tail = None;
         self.flush(net);
     }
 
@@ -340,6 +358,7 @@ impl Rank {
             if let Some(b) = d.outbox.last() {
                 d.usual = (b.rows.len(), b.items.len());
             }
+            d.close();
             let mut batches = std::mem::take(&mut d.outbox).into_iter();
             while let Some(mut b) = batches.next() {
                 let class = b.class.0;
@@ -410,43 +429,62 @@ impl Rank {
 }
 
 impl Dest {
-    /// Adds an item to the batch it belongs to, with its row if the row is not there yet. False without a credit.
+    /// The row of the open batch that a token's input travels in: the last one, or a new one. None without a credit.
     #[inline]
-    fn put(&mut self, ask: &Ask, generation: u64, src: u32) -> bool {
-        let fits = |b: &TokenBatch| {
-            b.class.0 == ask.class
-                && b.progress == ask.progress
-                && b.block == ask.block
-                && b.generation == generation
-        };
-        let same = self.outbox.last().is_some_and(fits);
-        let row = match self.tail {
-            Some((token, row)) if same && token == ask.token => row,
-            _ => {
-                let Some(dst) = self.credit.pop() else { return false };
-                if !same {
-                    self.outbox.push(TokenBatch {
-                        class: Class(ask.class),
-                        frames: 0,
-                        block: ask.block,
-                        generation,
-                        step_rows: 0,
-                        progress: ask.progress,
-                        rows: Vec::with_capacity(self.usual.0),
-                        items: Vec::with_capacity(self.usual.1),
-                        mark: None,
-                    });
-                }
-                let Some(batch) = self.outbox.last_mut() else { return false };
-                batch.rows.push(RowMove { src, dst });
-                let row = batch.rows.len() as u32 - 1;
-                self.tail = Some((ask.token, row));
-                row
-            }
-        };
-        if let Some(batch) = self.outbox.last_mut() {
-            batch.items.push(TokenItem { row, expert: ask.expert, slice: ask.slice, back: ask.back });
+    fn row(&mut self, common: Common, token: u32, src: u32) -> Option<u32> {
+        let same = self.open == Some(common);
+        let batch = self.outbox.last_mut().filter(|_| same);
+        if let Some(b) = batch.as_ref().filter(|_| self.tail == Some(token)) {
+            return Some(b.rows.len() as u32 - 1);
         }
+        let dst = self.credit.pop()?;
+        let batch = match batch {
+            Some(b) => b,
+            None => self.begin(common),
+        };
+        batch.rows.push(RowMove { src, dst });
+        let row = batch.rows.len() as u32 - 1;
+        self.tail = Some(token);
+        Some(row)
+    }
+
+    #[cold]
+    fn begin(&mut self, common: Common) -> &mut TokenBatch {
+        let Common { class, block, generation, progress } = common;
+        self.open = Some(common);
+        self.outbox.push(TokenBatch {
+            class: Class(class),
+            frames: 0,
+            block,
+            generation,
+            step_rows: 0,
+            progress,
+            rows: Vec::with_capacity(self.usual.0),
+            items: Vec::with_capacity(self.usual.1),
+            mark: None,
+        });
+        let last = self.outbox.len() - 1;
+        &mut self.outbox[last]
+    }
+
+    /// Adds an item to the batch that its row is in.
+    #[inline]
+    fn put(&mut self, item: TokenItem) {
+        if let Some(batch) = self.outbox.last_mut() {
+            batch.items.push(item);
+        }
+    }
+
+    /// Adds an item with its row. False without a credit.
+    fn ask(&mut self, a: &Ask, generation: u64, src: u32) -> bool {
+        let common = Common { class: a.class, block: a.block, generation, progress: a.progress };
+        let Some(row) = self.row(common, a.token, src) else { return false };
+        self.put(TokenItem { row, expert: a.expert, slice: a.slice, back: a.back });
         true
+    }
+
+    /// Later items begin a batch of their own.
+    fn close(&mut self) {
+        (self.open, self.tail) = (None, None);
     }
 }
