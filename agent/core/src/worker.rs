@@ -20,6 +20,8 @@ use crate::step::Outcome;
 
 mod pressure;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 /// The kind of a step, as an index into per-kind figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

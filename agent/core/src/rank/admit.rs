@@ -27,7 +27,10 @@ impl Rank {
             }
             self.close(now, h, out);
         }
-        self.waiting.retain(|_, b| b.seq != bind.seq || b.attempt > bind.attempt);
+        if self.waiting.values().any(|b| b.seq == bind.seq && b.attempt >= bind.attempt) {
+            return;
+        }
+        self.waiting.retain(|_, b| b.seq != bind.seq);
         let (seq, attempt, gateway) = (bind.seq, bind.attempt, bind.gateway);
         let tell = |event| Action::Tell { gateway, seq, attempt, event };
         if self.draining {
