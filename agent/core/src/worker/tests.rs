@@ -3,7 +3,9 @@
 use super::*;
 use crate::config::{HostConfig, Policy, RankConfig, Shape};
 use crate::cost::Costs;
-use crate::ids::{Attempt, GatewayId, MICRO, SeqKey, Slice, Unit, WorkerId};
+use crate::frame::{Channel, ReturnBatch, ReturnItem, ReturnTo, RowMove, TokenBatch, TokenItem};
+use crate::ids::{Attempt, Class, GatewayId, MICRO, Progress, SeqKey, Slice, Unit, WorkerId};
+use crate::link::Link;
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
 use crate::sequence::{Bind, Finish, RankEvent, Refusal, StopRule};
 use crate::slab::SlabLayout;
@@ -11,7 +13,10 @@ use crate::step::{AttentionStep, ExpertStep, HeadStep, Sample, Step};
 use std::sync::Arc;
 
 mod admission;
+mod hosting;
 mod prompts;
+mod scheduling;
+mod waiting;
 
 const ME: WorkerId = WorkerId(0);
 const CYCLE: Nanos = 1_000 * MICRO;
@@ -70,11 +75,39 @@ fn replay(bind: Bind) -> Bind {
     Bind { replay: true, ..bind }
 }
 
+/// The connection pair of a peer, as that peer has it.
+struct Peer {
+    id: WorkerId,
+    link: Link,
+}
+
+/// An expert held whole.
+fn unit(block: u16, expert: u16) -> Unit {
+    Unit { block, expert, slice: Slice::whole(2) }
+}
+
+/// An active replica.
+fn held(worker: WorkerId, unit: Unit) -> Replica {
+    Replica { worker, unit, state: ReplicaState::Active, fraction: 1.0 }
+}
+
 /// A worker, its clock, and the step that its device runs.
 struct Bench {
     worker: Worker,
     now: Nanos,
     running: Option<Step>,
+    /// Routers choose by it; the first experts if it is 0.
+    random: Random,
+}
+
+/// A generator of numbers, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) % n
+    }
 }
 
 /// What a rank told about (request, attempt).
@@ -82,7 +115,7 @@ type Told = Vec<(u64, Attempt, RankEvent)>;
 
 impl Bench {
     fn new(config: WorkerConfig) -> Self {
-        Self { worker: Worker::new(config).unwrap(), now: 0, running: None }
+        Self { worker: Worker::new(config).unwrap(), now: 0, running: None, random: Random(0) }
     }
 
     /// What the worker has decided by now. Its books agree whenever it is asked.
@@ -119,19 +152,27 @@ impl Bench {
         step
     }
 
+    fn experts(&self) -> &ExpertStep {
+        let Some(Step::Experts(step)) = &self.running else { panic!("runs {:?}", self.running) };
+        step
+    }
+
     fn head(&self) -> &HeadStep {
         let Some(Step::Head(step)) = &self.running else { panic!("runs {:?}", self.running) };
         step
     }
 
-    /// The running step is over. Routers choose the first experts, samplers draw 100.
+    /// The running step is over. Samplers draw 100.
     fn done(&mut self) -> Vec<Action> {
         let config = &self.worker.config;
         let outcome = match self.running.take().unwrap() {
             Step::Attention(s) if s.span => Outcome::Spanned(vec![]),
             Step::Attention(s) if config.shape.moe[s.blocks.start as usize] => {
                 let k = u16::from(config.shape.top_k);
-                Outcome::Routed(s.rows.iter().flat_map(|_| 0..k).collect())
+                let (random, experts) = (&mut self.random, u64::from(config.shape.experts));
+                let mut first = || if random.0 == 0 { 0 } else { random.below(experts) as u16 };
+                let row = |first: u16| (0..k).map(move |i| (first + i) % experts as u16);
+                Outcome::Routed(s.rows.iter().flat_map(|_| row(first())).collect())
             }
             Step::Attention(_) => Outcome::Routed(vec![]),
             Step::Experts(_) => Outcome::Experts,
@@ -149,6 +190,47 @@ impl Bench {
         all
     }
 
+    /// A peer's hello. `ring`: it holds experts and gives so many landing rows.
+    fn meet(&mut self, peer: u32, is_rank: bool, host_ring: Option<u32>) -> Peer {
+        self.handle(Event::PeerUp(PeerUp { worker: WorkerId(peer), epoch: 1, is_rank, host_ring }));
+        Peer { id: WorkerId(peer), link: Link::new(1, 3) }
+    }
+
+    /// The next frame of a peer. Nothing follows from it before the worker settles.
+    fn receive(&mut self, from: &mut Peer, body: Body) -> Landing {
+        let channel = match body {
+            Body::Tokens(_) | Body::Returns(_) => Channel::Data,
+            _ => Channel::Control,
+        };
+        let frame = from.link.send(channel, body);
+        self.worker.receive(self.now, from.id, frame)
+    }
+
+    fn settle(&mut self) -> Vec<Action> {
+        self.worker.settle(self.now);
+        self.actions()
+    }
+
+    fn hear(&mut self, from: &mut Peer, body: Body) -> Vec<Action> {
+        self.receive(from, body);
+        self.settle()
+    }
+
+    /// A generation of the placement of all blocks.
+    fn place(&mut self, generation: u64, replicas: Vec<Replica>) -> Vec<Action> {
+        let blocks = 0..self.worker.config.shape.blocks();
+        self.handle(Event::Placement(Arc::new(PlacementSlice { blocks, generation, replicas })))
+    }
+
+    /// Loads all slots that the actions ask for.
+    fn load(&mut self, actions: &[Action]) {
+        for a in actions {
+            if let &Action::LoadSlot { slot, unit } = a {
+                self.handle(Event::SlotLoaded { slot, unit, ok: true });
+            }
+        }
+    }
+
     /// Runs until nothing is left to run.
     fn run(&mut self) -> Told {
         told(&self.run_until(|_| false))
@@ -160,6 +242,17 @@ fn told(actions: &[Action]) -> Told {
         .iter()
         .filter_map(|a| match a {
             Action::Tell { seq, attempt, event, .. } => Some((seq.request, *attempt, *event)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// What goes to peers.
+fn sent(actions: &[Action]) -> Vec<(WorkerId, &Body)> {
+    actions
+        .iter()
+        .filter_map(|a| match a {
+            Action::Send { to, frame } => Some((*to, &frame.body)),
             _ => None,
         })
         .collect()

@@ -40,7 +40,11 @@ fn the_prefill_budget_is_kept_to_the_token_and_nobody_overtakes() {
         b.bind(bind(2, second, 2));
         b.bind(bind(3, 1, 2));
         assert_eq!(segments(&b), [(1, 0, 8)]);
-        assert_eq!(classes(&b), [0, 0, if both { 8 + second } else { 8 }], "the third waits behind the second");
+        assert_eq!(
+            classes(&b),
+            [0, 0, if both { 8 + second } else { 8 }],
+            "the third waits behind the second"
+        );
     }
     let mut b = dense_with(|r| (r.prefill_chunk, r.prefill_tokens) = (16, 4));
     b.bind(bind(1, 8, 2));
