@@ -13,7 +13,9 @@ use crate::step::{AttentionStep, ExpertStep, HeadStep, Sample, Step};
 use std::sync::Arc;
 
 mod admission;
+mod asking;
 mod hosting;
+mod marks;
 mod prompts;
 mod scheduling;
 mod waiting;
