@@ -24,11 +24,8 @@ pub(super) fn beside(config: WorkerConfig, ring: u32) -> (Bench, Peer) {
 }
 
 pub(super) fn batches(actions: &[Action]) -> Vec<(WorkerId, &TokenBatch)> {
-    let batch = |(to, body)| match body {
-        Body::Tokens(batch) => Some((to, batch)),
-        _ => None,
-    };
-    sent(actions).into_iter().filter_map(batch).collect()
+    let sent = sent(actions).into_iter();
+    sent.filter_map(|(to, body)| if let Body::Tokens(b) = body { Some((to, b)) } else { None }).collect()
 }
 
 pub(super) fn items(batch: &TokenBatch) -> Vec<ReturnItem> {
