@@ -46,7 +46,7 @@ impl Barrier {
 
     pub fn hear(&mut self, peer: usize, end: StepEnd) {
         if let Some(Some(h)) = self.heard.get_mut(peer)
-            && end.step + 1 > h.ended
+            && end.step >= h.ended
         {
             (h.ended, h.frames) = (end.step + 1, end.frames);
         }
@@ -89,16 +89,16 @@ mod tests {
 
     #[test]
     fn phases_go_round() {
-        let mut b = Barrier::new(2);
-        let seen: Vec<Phase> = (0..6)
-            .map(|_| {
+        let mut b = Barrier::new(3);
+        let seen: Vec<Phase> = (0..8)
+            .map(|step| {
                 let p = b.phase();
-                b.end();
+                assert_eq!(b.end(), step);
                 p
             })
             .collect();
-        use Phase::{Attention, Experts};
-        assert_eq!(seen, [Attention(0), Experts(0), Attention(1), Experts(1), Attention(2), Attention(0)]);
+        use Phase::{Attention as A, Experts as E};
+        assert_eq!(seen, [A(0), E(0), A(1), E(1), A(2), E(2), A(3), A(0)]);
     }
 
     #[test]
@@ -115,5 +115,9 @@ mod tests {
         assert!(b.may_start());
         b.hear(1, StepEnd { step: 1, frames: 3, busy: true });
         assert!(b.others_ended());
+        b.hear(1, StepEnd { step: 0, frames: 9, busy: true });
+        b.arrived(1, 3);
+        b.end();
+        assert!(b.may_start() && !b.others_ended(), "an older end says nothing");
     }
 }

@@ -116,5 +116,7 @@ mod tests {
         c.hear(25);
         c.hear(IDLE);
         assert_eq!(c.admit(1), 30, "an idle rank takes the newest mark heard");
+        c.add(20, 0);
+        assert_eq!(c.frontier(), 30, "nothing holds nobody back");
     }
 }

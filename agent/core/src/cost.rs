@@ -73,11 +73,13 @@ mod tests {
     #[test]
     fn a_curve_interpolates_and_extrapolates() {
         let c = Curve::new(vec![(8.0, 100.0), (1.0, 100.0), (16.0, 180.0)]);
+        assert!(Curve::default().is_empty() && !c.is_empty());
         assert_eq!(c.at(0.0), 0.0);
         assert_eq!(c.at(0.5), 100.0);
         assert_eq!(c.at(4.0), 100.0);
         assert_eq!(c.at(12.0), 140.0);
         assert_eq!(c.at(32.0), 340.0);
+        assert_eq!(Curve::new(vec![(4.0, 100.0)]).at(8.0), 200.0, "one point is a line through the origin");
     }
 
     #[test]
@@ -92,5 +94,6 @@ mod tests {
         assert!(useful(|n| c.at(n), 8.0, 8.0) < 0.1);
         assert!(useful(|n| c.at(n), 64.0, 64.0) > 0.9);
         assert_eq!(useful(|n| Curve::default().at(n), 8.0, 8.0), 0.0);
+        assert_eq!(useful(|n| 100.0 + n * 100.0, 4.0, 2.0), 0.8, "of five hundred, one is paid again");
     }
 }

@@ -57,6 +57,7 @@ fn push(q: &mut VecDeque<Nanos>, v: Nanos) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::MICRO;
 
     #[test]
     fn the_median_gap_but_never_below_the_largest_step() {
@@ -74,5 +75,21 @@ mod tests {
             c.finished(i * 100_000 + 60_000);
         }
         assert_eq!(c.value(), 100_000);
+    }
+
+    #[test]
+    fn eight_gaps_are_enough_and_the_median_is_of_their_size() {
+        let mut c = Cycle::new(0);
+        assert_eq!(c.value(), LEAST_CYCLE);
+        let mut now = 0;
+        for gap in [0, 900, 100, 800, 200, 700, 300, 600] {
+            now += gap * MICRO;
+            c.started(now);
+            c.finished(now);
+        }
+        assert_eq!((c.value(), LEAST_CYCLE), (50 * MICRO, 50 * MICRO), "seven gaps");
+        c.started(now + 400 * MICRO);
+        c.finished(now + 400 * MICRO);
+        assert_eq!(c.value(), 600 * MICRO);
     }
 }

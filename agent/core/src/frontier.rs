@@ -46,9 +46,7 @@ impl Frontier {
     /// A peer's connection is new or gone: it counts as infinitely far until it says otherwise.
     pub fn forget(&mut self, peer: usize) {
         let end = (peer + 1) * self.classes;
-        if self.views.len() < end {
-            self.views.resize(end, ClassView::default());
-        }
+        self.views.resize(self.views.len().max(end), ClassView::default());
         self.views[peer * self.classes..end].fill(ClassView::default());
     }
 
@@ -136,6 +134,23 @@ mod tests {
         f.hear(0, mark(1, 1, 0), 2, 30);
         assert_eq!(f.floor(0, 30, 100).0, 5, "an older mark says nothing");
         assert_eq!((f.cycle(), f.late_tokens(0, 5, 30, 100), f.late_tokens(0, 4, 30, 100)), (100, 4, 0));
+    }
+
+    #[test]
+    fn a_new_connection_forgets_that_peer_in_all_classes_and_no_other() {
+        let mut f = Frontier::new(2, 1_000);
+        (0..3).for_each(|peer| f.forget(peer));
+        for (peer, class) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
+            f.hear(peer, Mark { class: Class(class), ..mark(0, 10 + peer as u64, 0) }, 0, 0);
+        }
+        let known =
+            |f: &Frontier| [0, 1].map(|class| (f.floor(class, 0, 100).0, f.late_tokens(class, 99, 0, 100)));
+        assert_eq!(known(&f), [(10, 12); 2]);
+        f.forget(1);
+        assert_eq!(known(&f), [(10, 8); 2]);
+        f.forget(0);
+        assert_eq!(known(&f), [(12, 4); 2]);
+        assert!(f.below(2, 1, 11) && !f.below(1, 1, 11));
     }
 
     #[test]

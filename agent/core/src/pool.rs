@@ -97,8 +97,7 @@ impl TokenPool {
         let at = back.group as usize * self.top_k + back.k as usize;
         let Some(g) = self.groups.get_mut(back.group as usize) else { return Arrival::Duplicate };
         let forgets = plant::is(Plant::PoolForgets);
-        if !g.open
-            || g.missing == 0
+        if g.missing == 0
             || (g.tag != back.tag && !forgets)
             || back.k as usize >= self.top_k
             || slice.lo >= slice.hi
@@ -154,7 +153,7 @@ impl TokenPool {
     /// since until then somebody may still write to its rows.
     pub fn abandon(&mut self, group: u32) -> bool {
         let g = &mut self.groups[group as usize];
-        if g.open && g.missing > 0 {
+        if g.missing > 0 {
             g.abandoned = true;
             return false;
         }
@@ -170,6 +169,7 @@ impl TokenPool {
     /// The group's rows have been merged: it is free.
     pub fn close(&mut self, group: u32) {
         let g = &mut self.groups[group as usize];
+        debug_assert!(g.missing == 0, "what is closed waits for nothing");
         if std::mem::replace(&mut g.open, false) {
             self.free.push(group);
         }

@@ -307,4 +307,74 @@ mod tests {
         assert_eq!(t.sole_holder(0), Some(WorkerId(3)));
         assert_eq!(t.choose_slice(0, 0, a), None);
     }
+
+    #[test]
+    fn each_block_of_a_slice_has_its_own_rows_and_no_other() {
+        let mut t = RoutingTable::new(4, 2, 1);
+        let at = |block, expert, worker| Replica {
+            unit: Unit { block, expert, slice: Slice::whole(1) },
+            ..replica(worker, 0, 0, 1, Active, 1.0)
+        };
+        let mut rows: Vec<Replica> =
+            (1..5).flat_map(|b| [at(b, 0, 10 * u32::from(b)), at(b, 1, 9)]).collect();
+        rows.push(at(0, 1, 7));
+        rows.push(at(2, 1, 8));
+        assert!(t.update(&Arc::new(PlacementSlice { blocks: 1..9, generation: 3, replicas: rows })));
+        let only = |block, expert| t.only_holder(block, expert).map(|w| w.0);
+        assert_eq!([0, 1, 2, 3].map(|b| only(b, 0)), [None, Some(10), Some(20), Some(30)]);
+        assert_eq!([0, 1, 2, 3].map(|b| only(b, 1)), [None, Some(9), None, Some(9)], "two hold one");
+        assert_eq!([0, 1, 3].map(|b| t.generation(b)), [0, 3, 3]);
+        let newer = PlacementSlice { blocks: 2..4, generation: 4, replicas: vec![at(3, 0, 5), at(3, 1, 5)] };
+        assert!(t.update(&Arc::new(newer)));
+        assert_eq!([1, 2, 3].map(|b| t.sole_holder(b)), [None, None, Some(WorkerId(5))]);
+        assert_eq!([1, 2, 3].map(|b| t.generation(b)), [3, 4, 4]);
+    }
+
+    #[test]
+    fn a_block_has_a_sole_holder_only_if_one_worker_holds_all_of_it() {
+        let sole = |rows| {
+            let mut t = RoutingTable::new(1, 2, 2);
+            assert!(t.update(&table(1, rows)));
+            t.sole_holder(0).map(|w| w.0)
+        };
+        let whole = |worker, expert| replica(worker, expert, 0, 2, Active, 1.0);
+        assert_eq!(sole(vec![whole(1, 0), whole(1, 1)]), Some(1));
+        assert_eq!(sole(vec![whole(1, 0), whole(2, 1)]), None);
+        assert_eq!(sole(vec![whole(1, 0)]), None, "expert 1 has no holder");
+        let halves = [replica(1, 1, 0, 1, Active, 1.0), replica(1, 1, 1, 2, Active, 1.0)];
+        assert_eq!(sole([vec![whole(1, 0)], halves.to_vec()].concat()), Some(1), "in slices, but all here");
+        assert_eq!(sole(vec![whole(1, 0), whole(1, 1), whole(2, 1)]), None);
+    }
+
+    #[test]
+    fn covers_share_by_their_fractions_and_slices_go_to_their_holders() {
+        let mut t = RoutingTable::new(1, 1, 4);
+        let rows = vec![
+            replica(1, 0, 0, 4, Active, 0.5),
+            replica(2, 0, 0, 2, Active, 1.5),
+            replica(3, 0, 2, 4, Active, 1.5),
+            replica(4, 0, 2, 5, Active, 9.0),
+            replica(5, 0, 2, 2, Active, 9.0),
+        ];
+        assert!(t.update(&table(1, rows)));
+        let (low, high) = (Slice { lo: 0, hi: 2 }, Slice { lo: 2, hi: 4 });
+        let drawn = draw(&mut t, 40);
+        let halves = vec![(low, WorkerId(2)), (high, WorkerId(3))];
+        assert_eq!(drawn.iter().filter(|d| **d == halves).count(), 30, "three of four");
+        assert_eq!(drawn.iter().filter(|d| **d == [(Slice::whole(4), WorkerId(1))]).count(), 10);
+        assert_eq!(t.only_holder(0, 0), None);
+        assert_eq!([low, high].map(|s| t.choose_slice(0, 0, s)), [Some(WorkerId(2)), Some(WorkerId(3))]);
+        assert_eq!(t.choose_slice(0, 0, Slice { lo: 0, hi: 1 }), None);
+    }
+
+    #[test]
+    fn where_no_fraction_is_planned_replicas_take_turns_from_the_first() {
+        for fraction in [0.0, -1.0, f32::INFINITY, 2.0] {
+            let mut t = RoutingTable::new(1, 1, 1);
+            let rows = (1..=4).map(|w| replica(w, 0, 0, 1, Active, fraction)).collect();
+            assert!(t.update(&table(1, rows)));
+            let drawn: Vec<u32> = draw(&mut t, 8).iter().map(|d| d[0].1.0).collect();
+            assert_eq!(drawn, [1, 2, 3, 4, 1, 2, 3, 4], "{fraction}");
+        }
+    }
 }

@@ -72,3 +72,26 @@ impl SlabLayout {
         self.output_base() + bank * self.outputs + index
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_slab_has_one_use() {
+        let s = SlabLayout { tokens: 3, groups: 5, top_k: 2, parts: 4, landing: 7, outputs: 6 };
+        // Slices of an eighth of an expert would not fit: a quarter is the least.
+        let slice = |part| Slice { lo: 2 * part, hi: 2 * part + 2 };
+        let mut rows: Vec<Row> = (0..3).flat_map(|t| [s.residual(t), s.input(t)]).collect();
+        for (group, k, part) in (0..5 * 2 * 4).map(|i| (i / 8, i / 4 % 2, i % 4)) {
+            rows.push(s.returned(group, k as u8, slice(part as u8), 8));
+        }
+        rows.extend((0..7).map(|i| s.landing(i)));
+        rows.extend((0..12).map(|i| s.output(i / 6, i % 6)));
+        rows.sort_unstable();
+        assert_eq!(rows, (0..s.rows()).collect::<Vec<_>>());
+        assert_eq!(s.returned(1, 1, Slice { lo: 4, hi: 8 }, 8), s.returned(1, 1, slice(2), 8), "a half");
+        let huge = SlabLayout { groups: u32::MAX, top_k: u32::MAX, parts: u32::MAX, ..s };
+        assert_eq!(huge.total(), u64::MAX);
+    }
+}

@@ -123,7 +123,8 @@ impl Ranks {
 
     pub(super) fn down(&mut self, rank: WorkerId, seqs: Vec<(SeqKey, Attempt)>, now: Nanos, until: Nanos) {
         self.orphans.retain(|_, orphans| orphans.until > now);
-        if self.ranks.remove(&rank).is_some() && !seqs.is_empty() {
+        self.ranks.remove(&rank);
+        if !seqs.is_empty() {
             self.orphans.insert(rank, Orphans { until, seqs });
         }
     }

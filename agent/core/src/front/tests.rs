@@ -1,6 +1,8 @@
 use super::*;
 use crate::ids::{GatewayId, MICRO};
 
+mod choice;
+
 type Out = Vec<Action<u16>>;
 
 const LOAD: RankLoad =

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 mod admission;
 mod asking;
+mod config;
 mod hosting;
 mod marks;
 mod prompts;
