@@ -140,17 +140,23 @@ mod tests {
     fn a_new_connection_forgets_that_peer_in_all_classes_and_no_other() {
         let mut f = Frontier::new(2, 1_000);
         (0..3).for_each(|peer| f.forget(peer));
+        let at =
+            |order, class, progress, frames| Mark { class: Class(class), ..mark(order, progress, frames) };
         for (peer, class) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
-            f.hear(peer, Mark { class: Class(class), ..mark(0, 10 + peer as u64, 0) }, 0, 0);
+            f.hear(peer, at(0, class, 10 * peer as u64 + u64::from(class), 0), 0, 0);
         }
-        let known =
-            |f: &Frontier| [0, 1].map(|class| (f.floor(class, 0, 100).0, f.late_tokens(class, 99, 0, 100)));
-        assert_eq!(known(&f), [(10, 12); 2]);
+        let known = |f: &Frontier| [0, 1].map(|c| (f.floor(c, 0, 100).0, f.late_tokens(c, 99, 0, 100)));
+        assert_eq!(known(&f), [(0, 12), (1, 12)]);
         f.forget(1);
-        assert_eq!(known(&f), [(10, 8); 2]);
+        assert_eq!(known(&f), [(0, 8), (1, 8)]);
         f.forget(0);
-        assert_eq!(known(&f), [(12, 4); 2]);
-        assert!(f.below(2, 1, 11) && !f.below(1, 1, 11));
+        assert_eq!(known(&f), [(20, 4), (21, 4)]);
+        assert!(f.below(2, 1, 20) && !f.below(2, 1, 21) && !f.below(2, 0, 20) && !f.below(1, 1, 0));
+        f.hear(2, at(1, 1, 31, 1), 0, 0);
+        f.arrived(2, 0, 1, 0);
+        assert_eq!(known(&f)[1].0, 21, "the frame is another class's");
+        f.arrived(2, 1, 1, 0);
+        assert_eq!(known(&f), [(20, 4), (31, 4)]);
     }
 
     #[test]
@@ -160,6 +166,7 @@ mod tests {
         f.hear(1, mark(0, 3, 0), 0, 0);
         assert_eq!(f.floor(0, 299, 100), (3, Some(300)));
         assert_eq!(f.floor(0, 300, 100), (IDLE, None));
+        assert_eq!([299, 300].map(|now| f.late_tokens(0, 3, now, 100)), [4, 0]);
         f.hear(1, Mark { blocked: true, ..mark(1, 3, 0) }, 0, 400);
         assert_eq!(f.floor(0, 400, 100).0, IDLE);
         f.hear(1, mark(2, 4, 0), 0, 500);
