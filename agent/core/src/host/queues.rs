@@ -71,9 +71,8 @@ impl ExpertQueues {
     /// Makes room for a unit index.
     pub fn admit_unit(&mut self, unit: u32) {
         let n = (unit as usize + 1) * self.classes;
-        if self.queues.len() < n {
-            self.queues.resize_with(n, || Queue { items: vec![], least: IDLE, since: Nanos::MAX });
-        }
+        let n = n.max(self.queues.len());
+        self.queues.resize_with(n, || Queue { items: vec![], least: IDLE, since: Nanos::MAX });
     }
 
     fn queue_key(&self, unit: u32, class: u8) -> usize {

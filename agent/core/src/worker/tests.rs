@@ -16,9 +16,11 @@ mod admission;
 mod asking;
 mod config;
 mod hosting;
+mod in_step;
 mod marks;
 mod prompts;
 mod scheduling;
+mod spans;
 mod waiting;
 
 const ME: WorkerId = WorkerId(0);

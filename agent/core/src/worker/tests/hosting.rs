@@ -118,6 +118,21 @@ fn an_older_placement_changes_nothing_and_a_newer_one_frees_what_it_no_longer_na
 }
 
 #[test]
+fn a_slot_that_is_used_again_serves_its_new_unit_only() {
+    for (gone, new) in [(unit(0, 1), unit(1, 3)), (unit(1, 0), unit(0, 2)), (unit(1, 1), unit(1, 2))] {
+        let (mut b, mut rank) = serving(hosting());
+        let all = [unit(0, 0), unit(0, 1), unit(1, 0), unit(1, 1), new];
+        let asked = b.place(3, all.into_iter().filter(|u| *u != gone).map(|u| held(ME, u)).collect());
+        b.load(&asked);
+        b.receive(&mut rank, Body::Tokens(batch(0, gone.block.into(), &[(0, gone.expert)])));
+        assert_eq!(b.worker.counters().redirects_sent, 1);
+        b.hear(&mut rank, Body::Tokens(batch(0, new.block.into(), &[(1, new.expert)])));
+        let ran = &b.experts().units[0];
+        assert_eq!((ran.unit, Some(ran.slot)), (new, loads(&asked).first().map(|l| l.0)));
+    }
+}
+
+#[test]
 fn a_unit_that_leaves_empties_its_queues_and_what_runs_first() {
     let (mut b, mut rank) = serving(hosting());
     b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 0)])));
@@ -268,6 +283,19 @@ fn a_step_keeps_to_its_rows_and_its_outputs_to_the_bank_that_is_free() {
 }
 
 #[test]
+fn the_row_budget_is_of_all_units_together() {
+    for (budget, due) in [(3, vec![2, 1]), (2, vec![2])] {
+        let config = WorkerConfig { policy: Policy::Frontier, max_expert_rows: budget, ..hosting() };
+        let (mut b, mut rank) = serving(config);
+        b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 0), (1, 0), (2, 1), (3, 1)])));
+        let units: Vec<_> = b.experts().units.iter().map(|u| u.items.len()).collect();
+        assert_eq!(units, due, "{budget}");
+        b.done();
+        assert_eq!(b.experts().items.len(), 4 - budget as usize);
+    }
+}
+
+#[test]
 fn a_unit_takes_its_classes_side_by_side_the_oldest_first() {
     let (mut b, mut rank) = serving(WorkerConfig { policy: Policy::Mtfs, ..hosting() });
     b.receive(&mut rank, Body::Tokens(batch(1, 0, &[(3, 0)])));
@@ -297,7 +325,7 @@ fn pressure_tells_depth_and_age_of_each_unit_and_whether_anything_is_under_way()
     let (mut b, mut rank) = serving(hosting());
     assert!(!b.worker.is_busy());
     b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 0)])));
-    assert!(b.worker.is_busy(), "a step runs");
+    assert!(b.worker.is_busy() && !b.worker.is_empty(), "a step runs");
     b.now = 10;
     b.hear(&mut rank, Body::Tokens(batch(0, 1, &[(1, 1), (2, 1)])));
     b.now = 30;

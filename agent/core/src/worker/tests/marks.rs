@@ -124,35 +124,57 @@ fn hosts_are_served_in_turn_each_rank_starting_after_itself() {
     }
 }
 
-#[test]
-fn attention_waits_for_all_the_ranks_tokens_at_its_progress() {
-    let attention = Curve::new(vec![(1.0, 100.0), (64.0, 100.0)]);
+/// A rank under `frontier` of which this many sequences decode in one wave, and what they asked of block 0.
+fn wave(n: usize, attention: Curve) -> (Bench, Peer, Vec<ReturnItem>) {
     let costs = Costs { attention, ..Costs::default() };
     let (mut b, mut host) =
-        beside(WorkerConfig { policy: Policy::Frontier, waves: 1, costs, ..asking() }, 16);
-    // Two sequences decode in one wave.
-    for request in [1, 2] {
+        beside(WorkerConfig { policy: Policy::Frontier, waves: 1, costs, ..asking() }, 90);
+    for request in 1..=n as u64 {
         b.bind(bind(request, 1, 9));
     }
-    let mut answer = |b: &mut Bench, back: Vec<ReturnItem>| b.hear(&mut host, outputs(back, vec![]));
-    let mut steps = 0;
-    while !matches!(&b.running, Some(Step::Head(h)) if h.rows.len() == 2) {
+    for _ in 0..40 {
         let actions = b.done();
-        for (_, sent) in batches(&actions) {
-            answer(&mut b, items(sent));
+        let together =
+            matches!(&b.running, Some(Step::Attention(s)) if s.blocks.start == 0 && s.rows.len() == n);
+        if together && b.worker.counters().sampled >= n as u64 {
+            let actions = b.done();
+            let back = items(batches(&actions)[0].1);
+            return (b, host, back);
         }
-        steps += 1;
-        assert!(steps < 20, "the two meet at the head");
+        for (_, sent) in batches(&actions) {
+            b.hear(&mut host, outputs(items(sent), vec![]));
+        }
     }
-    let actions = b.done();
-    assert!(batches(&actions).is_empty());
-    assert_eq!((b.attention().blocks.start, b.attention().rows.len()), (0, 2));
+    panic!("a wave does not come together: {b:?}", b = b.running)
+}
+
+#[test]
+fn attention_waits_for_all_the_ranks_tokens_at_its_progress() {
+    let flat = Curve::new(vec![(1.0, 100.0), (64.0, 100.0)]);
+    let (mut b, mut host, back) = wave(3, flat);
+    for (i, two) in back.chunks(2).enumerate() {
+        assert!(b.running.is_none(), "{i} of the wave's three tokens are there");
+        b.hear(&mut host, outputs(two.to_vec(), vec![]));
+    }
+    assert_eq!((b.attention().blocks.start, b.attention().rows.len()), (1, 3));
+    // The same at the head: who was sampled waits at block 0 for the rest.
     let actions = b.done();
     let back = items(batches(&actions)[0].1);
-    answer(&mut b, back[..2].to_vec());
-    assert!(b.running.is_none(), "the other token of the wave is still away");
-    answer(&mut b, back[2..].to_vec());
-    assert_eq!((b.attention().blocks.start, b.attention().rows.len()), (1, 2));
+    b.hear(&mut host, outputs(back[..4].to_vec(), vec![]));
+    assert!(b.running.is_none());
+    b.hear(&mut host, outputs(back[4..].to_vec(), vec![]));
+    assert_eq!(b.head().rows.len(), 3);
+}
+
+#[test]
+fn attention_runs_early_if_at_most_a_fifth_of_it_would_be_paid_again() {
+    // A hundred, and a hundred per row: of n rows now n / (n + 1) is saved.
+    for (there, runs) in [(3, false), (4, true)] {
+        let line = Curve::new(vec![(1.0, 200.0), (2.0, 300.0)]);
+        let (mut b, mut host, back) = wave(5, line);
+        b.hear(&mut host, outputs(back[..2 * there].to_vec(), vec![]));
+        assert_eq!(b.running.is_some(), runs, "{there} of 5");
+    }
 }
 
 #[test]

@@ -5,12 +5,15 @@ use super::*;
 use crate::sched::{Choice, Take, View};
 
 /// A worker of both roles that holds all experts of three blocks.
-fn alone(policy: Policy) -> Bench {
+pub(super) fn alone(policy: Policy) -> Bench {
+    alone_with(WorkerConfig { policy, ..dense() })
+}
+
+pub(super) fn alone_with(config: WorkerConfig) -> Bench {
     let mut b = Bench::new(WorkerConfig {
         host: Some(HostConfig { slots: 12, ring: 4 }),
         shape: Shape { moe: vec![true; 3], ..dense().shape },
-        policy,
-        ..dense()
+        ..config
     });
     let units = (0..12).map(|i| held(ME, unit(i / 4, i % 4))).collect();
     let asked = b.place(1, units);
@@ -142,6 +145,11 @@ fn many_small_experts_run_in_one_launch() {
             let mut rank = b.meet(7, true, None);
             b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 3), (1, 5)])));
             assert_eq!(b.experts().units.len(), units, "{experts} {}", policy.name());
+            // Experts that left are no longer held.
+            b.run();
+            b.place(2, (1..experts).map(|e| held(ME, unit(0, e))).collect());
+            b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 3), (1, 5)])));
+            assert_eq!(b.experts().units.len(), 1);
         }
     }
 }
