@@ -236,10 +236,8 @@ impl Rank {
             }
             self.finish(now, h, Finish::Deadline, out);
         }
-        if self.waiting.values().any(|b| b.deadline.is_some_and(|d| d <= now)) {
-            let late = |b: &Bind| b.deadline.is_some_and(|d| d <= now);
-            self.refuse_waiting(late, RankEvent::Finished(Finish::Deadline), out);
-        }
+        let late = |b: &Bind| b.deadline.is_some_and(|d| d <= now);
+        self.refuse_waiting(late, RankEvent::Finished(Finish::Deadline), out);
         self.feed_starved(now, out, n);
         self.admit_waiting(now, out);
         self.cut_prompts(now, out, n);

@@ -101,6 +101,8 @@ struct Bench {
     worker: Worker,
     now: Nanos,
     running: Option<Step>,
+    /// Steps that were run: no test runs many.
+    steps: u32,
     /// Routers choose by it; the first experts if it is 0.
     random: Random,
 }
@@ -120,7 +122,7 @@ type Told = Vec<(u64, Attempt, RankEvent)>;
 
 impl Bench {
     fn new(config: WorkerConfig) -> Self {
-        Self { worker: Worker::new(config).unwrap(), now: 0, running: None, random: Random(0) }
+        Self { worker: Worker::new(config).unwrap(), now: 0, running: None, steps: 0, random: Random(0) }
     }
 
     /// What the worker has decided by now. Its books agree whenever it is asked.
@@ -169,6 +171,8 @@ impl Bench {
 
     /// The running step is over. Samplers draw 100.
     fn done(&mut self) -> Vec<Action> {
+        self.steps += 1;
+        assert!(self.steps < 1_000, "it goes on for ever");
         let config = &self.worker.config;
         let outcome = match self.running.take().unwrap() {
             Step::Attention(s) if s.span => Outcome::Spanned(vec![]),
