@@ -54,7 +54,7 @@ fn only_the_last_batch_of_a_class_carries_the_mark() {
             b.hear(&mut host, outputs(items(sent), vec![]));
         }
     }
-    b.bind(bind(3, 1, 2));
+    b.bind(bind(3, 2, 2));
     let ahead = b.done();
     let behind = b.place(3, all_at(4));
     for (_, sent) in [batches(&ahead), batches(&behind)].concat() {
@@ -66,7 +66,7 @@ fn only_the_last_batch_of_a_class_carries_the_mark() {
         .iter()
         .map(|(_, t)| (t.progress, t.step_rows, t.frames, t.mark.map(|m| m.progress)))
         .collect();
-    assert_eq!(marks, [(3, 1, 4, None), (1, 1, 5, Some(2))]);
+    assert_eq!(marks, [(3, 2, 4, None), (1, 1, 5, Some(2))]);
 }
 
 #[test]
