@@ -348,9 +348,8 @@ impl Rank {
         }
         // Hosts in turn, each rank starting after itself, so that they do not all begin with the same one.
         let count = self.dests.len();
-        let start = self.me.0 as usize % count.max(1);
         for i in 0..count {
-            let peer = (start + i) % count;
+            let peer = (self.me.0 as usize + i) % count;
             if peer == SELF {
                 continue;
             }

@@ -101,7 +101,7 @@ fn lead(view: &View<'_>, c: &Candidate) -> Choice {
     if c.experts {
         return Choice::Experts { block: c.block, take: Take::Runnable };
     }
-    let mut classes = 1 << c.class;
+    let mut classes = 0;
     for q in view.attention().filter(|q| q.block == c.block) {
         if view.attention_complete(q) || view.attention_useful(q) >= USEFUL {
             classes |= 1 << q.class;

@@ -234,6 +234,55 @@ fn another_slicing_asks_the_whole_choice_anew() {
 }
 
 #[test]
+fn no_other_slicing_is_asked_while_a_step_here_may_write_the_rows_of_the_one_before() {
+    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
+    let mut other = b.meet(B, false, Some(8));
+    let half = |worker, lo| held(worker, Unit { slice: Slice { lo, hi: lo + 1 }, ..unit(0, 0) });
+    let asked = b.place(1, vec![half(ME, 0), half(other.id, 1), held(ME, unit(0, 1))]);
+    b.load(&asked);
+    b.bind(bind(1, 1, 2));
+    let actions = b.done();
+    let back = items(batches(&actions)[0].1);
+    assert_eq!(b.experts().items.len(), 1, "the half that is here");
+    let whole = vec![held(other.id, unit(0, 0)), held(ME, unit(0, 1))];
+    let newer = PlacementSlice { blocks: 0..2, generation: 2, replicas: whole };
+    let actions = b.hear(&mut other, redirect(back, Some(Arc::new(newer))));
+    assert!(batches(&actions).is_empty());
+    for _ in 0..2 {
+        assert!(b.handle(Event::Tick).is_empty());
+        assert_eq!((b.worker.pressure(0).orphans, b.worker.counters().orphaned), (1, 1));
+    }
+    let actions = b.done();
+    assert_eq!(batches(&actions)[0].1.items[0].slice, Slice::whole(2));
+    assert_eq!(b.worker.pressure(0).orphans, 0);
+}
+
+#[test]
+fn a_chunk_enters_a_block_behind_the_one_ahead() {
+    let mut config = WorkerConfig { shape: Shape { moe: vec![true; 3], ..asking().shape }, ..asking() };
+    config.rank.as_mut().unwrap().prefill_chunk = 2;
+    let (mut b, mut host) = beside(config, 8);
+    b.place(2, (0..12).map(|i| held(host.id, unit(i / 4, i % 4))).collect());
+    b.bind(bind(1, 4, 2));
+    let start = |b: &Bench| (b.attention().blocks.start, b.attention().segments[0].start);
+    let mut ask = |b: &mut Bench| items(batches(&b.done())[0].1);
+    assert_eq!(start(&b), (0, 0));
+    let first = ask(&mut b);
+    assert_eq!(start(&b), (0, 2));
+    let second = ask(&mut b);
+    b.hear(&mut host, outputs(first, vec![]));
+    assert_eq!(start(&b), (1, 0));
+    b.hear(&mut host, outputs(second, vec![]));
+    let first = ask(&mut b);
+    assert_eq!((start(&b), b.attention().segments.len()), ((1, 2), 1), "as soon as the one ahead is past");
+    let second = ask(&mut b);
+    b.hear(&mut host, outputs(second, vec![]));
+    assert!(b.running.is_none(), "whole, but the one ahead is not");
+    b.hear(&mut host, outputs(first, vec![]));
+    assert_eq!((start(&b), b.attention().segments.len()), ((2, 0), 2), "beside it");
+}
+
+#[test]
 fn rows_of_a_cancelled_sequence_are_free_when_what_was_sent_is_back() {
     let (mut b, mut host) = beside(asking(), 1);
     b.bind(bind(1, 3, 2));

@@ -46,7 +46,7 @@ fn only_the_last_batch_of_a_class_carries_the_mark() {
     b.bind(bind(1, 1, 2));
     b.running = None;
     b.handle(Event::Done(Outcome::Routed(vec![2, 3])));
-    // The second says where it is on its whole way, so the third begins a pass later.
+    // The second says where it is on its whole way, so the next two begin a pass later.
     b.bind(bind(2, 1, 1));
     while b.running.is_some() {
         let actions = b.done();
@@ -54,8 +54,9 @@ fn only_the_last_batch_of_a_class_carries_the_mark() {
             b.hear(&mut host, outputs(items(sent), vec![]));
         }
     }
-    b.bind(bind(3, 2, 2));
-    let ahead = b.done();
+    b.bind(bind(3, 1, 2));
+    b.bind(bind(4, 1, 2));
+    let ahead = [b.done(), b.done()].concat();
     let behind = b.place(3, all_at(4));
     for (_, sent) in [batches(&ahead), batches(&behind)].concat() {
         b.receive(&mut host, outputs(items(sent), vec![]));
@@ -66,7 +67,7 @@ fn only_the_last_batch_of_a_class_carries_the_mark() {
         .iter()
         .map(|(_, t)| (t.progress, t.step_rows, t.frames, t.mark.map(|m| m.progress)))
         .collect();
-    assert_eq!(marks, [(3, 2, 4, None), (1, 1, 5, Some(2))]);
+    assert_eq!(marks, [(3, 2, 5, None), (1, 1, 6, Some(2))]);
 }
 
 #[test]

@@ -103,6 +103,28 @@ fn decode_and_prefill_share_a_step_under_its_token_budget() {
 }
 
 #[test]
+fn pressure_tells_depth_and_age_of_each_queue() {
+    let mut b = Bench::new(dense());
+    b.bind(bind(1, 1, 9));
+    for request in [2, 3] {
+        b.now = 10 * request;
+        b.bind(bind(request, 4, 9));
+    }
+    let waiting = |b: &Bench, now| -> Vec<_> {
+        b.worker.pressure(now).attention.iter().map(|q| (q.block, q.rows, q.age)).collect()
+    };
+    assert_eq!(waiting(&b, 50), [(0, 8, 30)]);
+    b.now = 60;
+    b.done();
+    assert_eq!(waiting(&b, 70), [(1, 1, 10)], "block 0 runs");
+    b.done();
+    assert_eq!(waiting(&b, 75), [], "all run in block 1");
+    assert_eq!(b.attention().rows.len(), 9);
+    let p = b.worker.pressure(75);
+    assert_eq!((p.sequences, p.kv_pages, p.cycle), ((3, 0), (3, 16), CYCLE));
+}
+
+#[test]
 fn a_token_that_stops_ends_the_sequence_but_not_below_the_least_number_of_tokens() {
     for (min, tokens) in [(0, 1), (2, 2), (5, 3)] {
         let mut b = Bench::new(dense());

@@ -130,8 +130,8 @@ fn complete_before_useful_and_least_progress_first() {
     assert_eq!(b.experts().block, 0, "progress 4 is complete, 5 only useful");
     b.done();
     assert_eq!(b.experts().block, 1);
-    b.receive(&mut rank, Body::Tokens(TokenBatch { frames: 2, ..batch(0, 7, &[(2, 0)]) }));
-    b.receive(&mut rank, Body::Tokens(TokenBatch { frames: 3, ..batch(0, 6, &[(3, 0)]) }));
+    b.receive(&mut rank, Body::Tokens(TokenBatch { frames: 2, ..batch(0, 6, &[(2, 0)]) }));
+    b.receive(&mut rank, Body::Tokens(TokenBatch { frames: 3, ..batch(0, 7, &[(3, 0)]) }));
     b.done();
     assert_eq!(b.experts().block, 0, "of two useful ones the least progress");
 }
