@@ -1,5 +1,6 @@
 use super::*;
 
+mod books;
 mod model;
 
 fn ids(range: std::ops::Range<u32>) -> Vec<u32> {

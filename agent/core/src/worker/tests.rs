@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 mod admission;
 mod asking;
+mod books;
 mod config;
 mod hosting;
 mod in_step;

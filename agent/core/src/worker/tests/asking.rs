@@ -265,7 +265,7 @@ fn a_chunk_enters_a_block_behind_the_one_ahead() {
     b.place(2, (0..12).map(|i| held(host.id, unit(i / 4, i % 4))).collect());
     b.bind(bind(1, 4, 2));
     let start = |b: &Bench| (b.attention().blocks.start, b.attention().segments[0].start);
-    let mut ask = |b: &mut Bench| items(batches(&b.done())[0].1);
+    let ask = |b: &mut Bench| items(batches(&b.done())[0].1);
     assert_eq!(start(&b), (0, 0));
     let first = ask(&mut b);
     assert_eq!(start(&b), (0, 2));
