@@ -33,7 +33,7 @@ pub struct Counters {
     pub credit_stalls: u64,
     /// Items for an expert that nobody holds.
     pub orphaned: u64,
-    /// Sequences handed back for want of KV pages.
+    /// Sequences handed back for want of KV pages, or in favour of an older one that waits.
     pub preemptions: u64,
     /// μ-queues released because a token waited too long.
     pub urgent: u64,

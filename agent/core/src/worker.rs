@@ -149,7 +149,7 @@ impl Worker {
         match event {
             Event::Bind(bind) => {
                 if let Some(rank) = &mut self.rank {
-                    rank.bind(now, bind, &mut net.out);
+                    rank.bind(now, bind, &mut net.out, n);
                 }
             }
             Event::Cancel { seq, attempt } => {

@@ -272,7 +272,13 @@ impl WeightStore {
 /// Angles are products of f32, as the checkpoints' authors compute them; their sines and cosines are rounded from f64
 /// by a library of our own choice, so that every platform has the same.
 fn rope_table(spec: &RopeSpec, positions: usize) -> Result<RopeTable, KernelError> {
-    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    let count = positions.saturating_mul(spec.inv_freq.len());
+    let room = || {
+        let mut values = Vec::new();
+        let bytes = count.saturating_mul(size_of::<f32>());
+        values.try_reserve_exact(count).map(|()| values).map_err(|_| KernelError::Memory { bytes })
+    };
+    let (mut cos, mut sin) = (room()?, room()?);
     for position in 0..positions {
         for &frequency in &spec.inv_freq {
             let (s, c) = libm::sincos(f64::from(position as f32 * frequency));

@@ -16,7 +16,7 @@ use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
 use crate::backend::routing::{Routing, SkewedRouting};
 use crate::backend::weights::{UnitWeights, WeightStore};
 use crate::cli::{BackendChoice, EngineOptions, IsaChoice};
-use crate::model::spec::ModelSpec;
+use crate::model::spec::{ModelSpec, RopeSpec};
 use crate::model::weights::Weights;
 use sluice_core::ids::Unit;
 use sluice_kernels::cpu::Isa;
@@ -61,6 +61,19 @@ impl UnitSource for Weightless {
     }
 }
 
+/// Bytes of the rotary tables, one for each kind of block, at the longest context.
+fn rope_bytes(spec: &ModelSpec) -> u64 {
+    let mut known: Vec<&RopeSpec> = vec![];
+    for block in &spec.blocks {
+        let rope = &*block.attention.rope;
+        if !known.contains(&rope) {
+            known.push(rope);
+        }
+    }
+    let pairs: usize = known.iter().map(|r| r.inv_freq.len()).sum();
+    (spec.max_positions as u64).saturating_mul(2 * size_of::<f32>() as u64 * pairs as u64)
+}
+
 /// Starts an engine on the CPU.
 ///
 /// # Errors
@@ -77,11 +90,13 @@ pub fn launch_cpu(
     let memory = Footprint {
         kv_page: kv_page_bytes(&spec) as u64,
         available: memory::available(),
-        weights: weights.inventory().found_bytes,
+        weights: weights.inventory().found_bytes + rope_bytes(&spec),
     };
     let sizing = size(&spec, o, memory)?;
     let isa = isa(o.isa)?;
-    let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, spec.max_positions));
+    // Longer sequences than the pool holds are refused at the door.
+    let positions = usize::try_from(sizing.kv_tokens).unwrap_or(usize::MAX).min(spec.max_positions);
+    let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, positions));
     let routing = routing(&spec, o, &sizing)?;
     let rank = store.rank().map_err(|e| StartError::Load(e.to_string()))?;
     let numerics = numerics(weights, o, sluice_kernels::cpu::KERNEL_SET);

@@ -153,9 +153,11 @@ fn counters(workers: &[Seen]) -> Vec<Family> {
         ("sluice_prefix_tokens_total", "Prompt tokens looked up in the prefix cache.", |s| {
             s.pressure.prefix.1
         }),
-        ("sluice_preemptions_total", "Sequences handed back for want of KV pages.", |s| {
-            s.counters.preemptions
-        }),
+        (
+            "sluice_preemptions_total",
+            "Sequences handed back for want of KV pages, or for an older one.",
+            |s| s.counters.preemptions,
+        ),
         ("sluice_redirects_sent_total", "Rows sent back because their unit is not held here.", |s| {
             s.counters.redirects_sent
         }),

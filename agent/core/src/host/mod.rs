@@ -46,7 +46,7 @@ pub(crate) struct Held {
 struct Ring {
     base: u32,
     /// Items that still need each row.
-    uses: Vec<u8>,
+    uses: Vec<u16>,
 }
 
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Host {
         let sound = class < self.classes
             && (block as usize) < self.placement.len()
             && batch.rows.iter().all(|r| r.dst < ring_size)
-            && batch.items.iter().all(|i| (i.row as usize) < batch.rows.len());
+            && batch.items.iter().all(|i| (i.row as usize) < batch.rows.len() && i.expert < self.experts);
         if !sound {
             n.bad_frames += 1;
             return;

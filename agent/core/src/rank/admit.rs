@@ -20,7 +20,7 @@ enum Room {
 }
 
 impl Rank {
-    pub fn bind(&mut self, now: Nanos, bind: Bind, out: &mut Vec<Action>) {
+    pub fn bind(&mut self, now: Nanos, bind: Bind, out: &mut Vec<Action>, n: &mut Counters) {
         if let Some(&h) = self.by_key.get(&bind.seq) {
             if self.sequence(h).attempt >= bind.attempt {
                 return;
@@ -49,7 +49,7 @@ impl Rank {
         if bind.replay {
             out.push(tell(RankEvent::Accepted));
             self.waiting.insert((bind.age, bind.seq), bind);
-            return self.admit_waiting(now, out);
+            return self.admit_waiting(now, out, n);
         }
         if !self.waiting.is_empty() || !self.may_admit() {
             return out.push(tell(RankEvent::Refused(Refusal::Busy)));
@@ -95,7 +95,7 @@ impl Rank {
 
     /// Replays and preempted sequences come before new work, oldest first. One that is older than something that
     /// runs takes its place.
-    fn admit_waiting(&mut self, now: Nanos, out: &mut Vec<Action>) {
+    fn admit_waiting(&mut self, now: Nanos, out: &mut Vec<Action>, n: &mut Counters) {
         while let Some((&(age, seq), bind)) = self.waiting.first_key_value() {
             let bind = bind.clone();
             if self.may_admit() && self.admit(&bind, out) {
@@ -103,7 +103,7 @@ impl Rank {
                 continue;
             }
             match self.youngest() {
-                Some((a, h)) if a > age => self.hand_back(now, h, out),
+                Some((a, h)) if a > age => self.preempt(now, h, out, n),
                 _ => return,
             }
             if self.is_closing() {
@@ -140,12 +140,17 @@ impl Rank {
                 return Room::Later;
             }
             let Some((_, victim)) = self.youngest() else { return Room::Later };
-            n.preemptions += 1;
-            self.hand_back(now, victim, out);
+            self.preempt(now, victim, out, n);
             if victim == handle {
                 return Room::Gone;
             }
         }
+    }
+
+    /// Hands a sequence back for want of pages, or because an older one waits.
+    fn preempt(&mut self, now: Nanos, handle: u32, out: &mut Vec<Action>, n: &mut Counters) {
+        n.preemptions += 1;
+        self.hand_back(now, handle, out);
     }
 
     fn hand_back(&mut self, now: Nanos, handle: u32, out: &mut Vec<Action>) {
@@ -239,7 +244,7 @@ impl Rank {
         let late = |b: &Bind| b.deadline.is_some_and(|d| d <= now);
         self.refuse_waiting(late, RankEvent::Finished(Finish::Deadline), out);
         self.feed_starved(now, out, n);
-        self.admit_waiting(now, out);
+        self.admit_waiting(now, out, n);
         self.cut_prompts(now, out, n);
     }
 

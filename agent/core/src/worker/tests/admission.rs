@@ -89,11 +89,12 @@ fn a_replay_takes_the_place_of_the_youngest_only_if_that_is_younger() {
         let mut b = dense_with(|r| (r.max_sequences, r.prefill_chunk) = (2, 4));
         b.bind(bind(1, 4, 9));
         b.bind(bind(5, 4, 9));
-        b.bind(Bind { age, ..replay(bind(9, 4, 9)) })
+        let told = b.bind(Bind { age, ..replay(bind(9, 4, 9)) });
+        (told, b.worker.counters().preemptions)
     };
-    assert_eq!(run(4), [(9, 1, ACCEPTED), (5, 1, BACK)]);
-    assert_eq!(run(5), [(9, 1, ACCEPTED)], "of equals the one that runs stays");
-    assert_eq!(run(6), [(9, 1, ACCEPTED)]);
+    assert_eq!(run(4), (vec![(9, 1, ACCEPTED), (5, 1, BACK)], 1));
+    assert_eq!(run(5), (vec![(9, 1, ACCEPTED)], 0), "of equals the one that runs stays");
+    assert_eq!(run(6), (vec![(9, 1, ACCEPTED)], 0));
 }
 
 #[test]

@@ -178,21 +178,24 @@ fn a_batch_that_makes_no_sense_is_dropped_whole_and_counted() {
     let (mut b, mut rank) = serving(hosting());
     let sound = || batch(2, 1, &[(3, 1)]);
     let far = TokenItem { row: 1, ..sound().items[0] };
+    // It would be expert 0 of the next block.
+    let none = TokenItem { expert: 4, ..sound().items[0] };
     for bad in [
         TokenBatch { class: Class(3), ..sound() },
         TokenBatch { block: 2, ..sound() },
         batch(2, 1, &[(4, 1)]),
         TokenBatch { items: vec![far], ..sound() },
+        TokenBatch { items: vec![none], ..sound() },
     ] {
         assert!(b.receive(&mut rank, Body::Tokens(bad)).is_empty());
     }
-    assert_eq!(b.worker.counters().bad_frames, 4);
+    assert_eq!(b.worker.counters().bad_frames, 5);
     let mut stranger = b.meet(8, false, None);
     assert!(b.receive(&mut stranger, Body::Tokens(sound())).is_empty(), "who is no rank has no ring");
-    assert_eq!(b.worker.counters().bad_frames, 5);
+    assert_eq!(b.worker.counters().bad_frames, 6);
     let landing = b.receive(&mut rank, Body::Tokens(sound()));
     assert_eq!(landing, [(0, b.worker.config.slab.landing(3))]);
-    assert_eq!(b.worker.counters().bad_frames, 5);
+    assert_eq!(b.worker.counters().bad_frames, 6);
 }
 
 #[test]
