@@ -200,7 +200,9 @@ mod tests {
         let t = p.begin(g);
         p.ask(g, 0, 1);
         p.ask(g, 1, 2);
+        assert!(p.takes(back(g, t, 1), Slice { lo: 2, hi: 4 }) && !p.takes(back(g, t, 1), Slice::whole(4)));
         assert_eq!(p.arrive(back(g, t, 1), Slice { lo: 2, hi: 4 }), Arrival::Part);
+        assert!(!p.waits_for(back(g, t, 1), Slice { lo: 2, hi: 4 }));
         assert_eq!(p.arrive(back(g, t, 1), Slice { lo: 2, hi: 4 }), Arrival::Duplicate);
         assert_eq!(p.arrive(back(g, t, 0), Slice::whole(4)), Arrival::Part);
         assert_eq!(p.arrive(back(g, t, 1), Slice { lo: 0, hi: 2 }), Arrival::Complete(7));
@@ -259,11 +261,13 @@ mod tests {
             (back(9, t, 0), Slice { lo: 0, hi: 1 }),
             (back(g, t + 1, 0), Slice { lo: 0, hi: 1 }),
             (back(g, t, 5), Slice { lo: 0, hi: 1 }),
+            (back(g, t, 1), Slice { lo: 0, hi: 1 }),
             (back(g, t, 0), Slice { lo: 1, hi: 1 }),
             (back(g, t, 0), Slice { lo: 0, hi: 2 }),
             (back(g, t, 0), Slice { lo: 2, hi: 3 }),
         ] {
             assert_eq!(p.arrive(b, s), Arrival::Duplicate, "{b:?} {s:?}");
+            assert!(s.lo == s.hi || s.hi > 2 || !p.takes(b, s), "{b:?} {s:?}");
         }
     }
 }

@@ -320,6 +320,9 @@ fn affinity_forgets_the_oldest() {
     }
     assert_eq!(affinity.find(&hash(0)), None);
     assert_eq!(affinity.find(&hash(2)), Some(A));
+    let long = affinity::prefixes(9, &[5; 300]);
+    affinity.note(&long, B);
+    assert_eq!([0, 1, 2].map(|i| affinity.find(&long[i..=i])), [None, Some(B), Some(B)]);
     assert!(affinity::prefixes(0, &[5; 63]).is_empty());
     assert_eq!(affinity::prefixes(0, &[5; 300]).len(), 3);
 }
