@@ -70,7 +70,6 @@ impl Host {
             }
             match step.units.last_mut().filter(|b| b.slot == slot) {
                 Some(b) => b.items.end = end,
-                None if first == end => {}
                 None => {
                     step.units.push(UnitBatch { unit: u, slot, items: first..end });
                     running.slots.push(slot);
