@@ -75,6 +75,9 @@ fn a_segment_goes_on_when_all_its_tokens_have_all_their_outputs_whatever_the_ord
     assert_eq!(b.worker.counters().duplicate_returns, 4);
     assert_eq!((b.attention().blocks.clone(), b.attention().rows.len()), (1..2, 2));
     assert_eq!(b.attention().slicing, [1; 4]);
+    b.done();
+    let only_the_last = [2, 2, 0, 0, 1, 1, 0, 0];
+    assert_eq!(b.worker.pressure(0).loads, only_the_last, "is wanted of the last block's experts");
 }
 
 #[test]
@@ -96,6 +99,35 @@ fn without_a_landing_row_items_wait_in_order_and_the_rank_says_so() {
     assert_eq!((third.rows[0].dst, third.items.len()), (0, 2), "a return brings credit too");
     assert_eq!(third.mark.map(|m| m.blocked), Some(false));
     assert_eq!(b.worker.counters().credit_stalls, 4, "counted once each");
+}
+
+#[test]
+fn each_step_sends_batches_of_its_own() {
+    let (mut b, _) = beside(asking(), 8);
+    for request in [1, 2, 3] {
+        b.bind(bind(request, 1, 2));
+    }
+    for (frames, tokens) in [(0, 1), (1, 2)] {
+        let actions = b.done();
+        let [(_, batch)] = batches(&actions)[..] else { panic!("{actions:?}") };
+        assert_eq!((batch.progress, batch.frames, batch.rows.len()), (0, frames, tokens));
+        assert_eq!((batch.items.len(), batch.step_rows), (2 * tokens, tokens as u32));
+    }
+}
+
+#[test]
+fn a_sequence_that_ends_between_attention_and_its_experts_takes_nothing_along() {
+    let mut b = super::scheduling::alone(Policy::Flfs);
+    b.bind(bind(9, 1, 1));
+    b.bind(bind(1, 1, 2));
+    b.bind(Bind { deadline: Some(30), ..bind(2, 1, 2) });
+    b.done();
+    assert_eq!(b.attention().rows.len(), 2);
+    b.now = 30;
+    assert_eq!(told(&b.done()), [(2, 1, RankEvent::Finished(Finish::Deadline))]);
+    assert_eq!(b.experts().items.len(), 2, "of the first and of the one that goes on");
+    let ends = b.run().iter().filter(|t| t.2 == RankEvent::Finished(Finish::Length)).count();
+    assert_eq!((ends, b.worker.is_empty()), (2, true));
 }
 
 #[test]

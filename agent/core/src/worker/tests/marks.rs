@@ -17,14 +17,15 @@ fn alone(actions: &[Action]) -> Vec<(u32, u8, Progress, u64)> {
 #[test]
 fn a_mark_rides_on_the_batch_it_describes_or_goes_alone_once() {
     let (mut b, mut host) = beside(asking(), 8);
-    let other = b.meet(5, false, Some(8));
+    let up = PeerUp { worker: WorkerId(5), epoch: 1, is_rank: false, host_ring: Some(8) };
+    assert!(b.handle(Event::PeerUp(up)).is_empty(), "a rank without tokens has nothing to say");
     let actions = b.handle(Event::Bind(bind(1, 1, 2)));
-    assert_eq!(alone(&actions), [(4, 2, 0, 0), (other.id.0, 2, 0, 0)], "prefill begins at 0");
+    assert_eq!(alone(&actions), [(4, 2, 0, 0), (5, 2, 0, 0)], "prefill begins at 0");
     let actions = b.done();
     let sent = batches(&actions)[0].1;
     let mark = sent.mark.unwrap();
     assert_eq!((mark.progress, mark.frames, mark.tokens, mark.blocked, mark.cycle), (1, 1, 1, false, CYCLE));
-    assert_eq!(alone(&actions), [(other.id.0, 2, 1, 0)], "to whom no batch goes");
+    assert_eq!(alone(&actions), [(5, 2, 1, 0)], "to whom no batch goes");
     assert!(b.handle(Event::Tick).is_empty(), "nothing new");
     b.hear(&mut host, outputs(items(sent), vec![0]));
     let actions = b.done();
