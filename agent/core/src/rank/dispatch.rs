@@ -48,7 +48,7 @@ pub(crate) struct Dest {
     /// What its mark last said, per class.
     told: Vec<Option<(Progress, bool)>>,
     order: u64,
-    /// What all items of the outbox's last batch have in common, while more of them may come.
+    /// What all items of the outbox's last batch have in common.
     open: Option<Common>,
     /// The token that the open batch's last row is of.
     tail: Option<u32>,
@@ -103,7 +103,6 @@ impl Rank {
                 }
             }
             for d in &mut self.dests {
-                d.close();
                 for b in
                     d.outbox.iter_mut().rev().take_while(|b| b.class.0 == class && b.progress == progress)
                 {
@@ -357,7 +356,6 @@ impl Rank {
             if let Some(b) = d.outbox.last() {
                 d.usual = (b.rows.len(), b.items.len());
             }
-            d.close();
             let mut batches = std::mem::take(&mut d.outbox).into_iter();
             while let Some(mut b) = batches.next() {
                 let class = b.class.0;
@@ -480,10 +478,5 @@ impl Dest {
         let Some(row) = self.row(common, a.token, src) else { return false };
         self.put(TokenItem { row, expert: a.expert, slice: a.slice, back: a.back });
         true
-    }
-
-    /// Later items begin a batch of their own.
-    fn close(&mut self) {
-        (self.open, self.tail) = (None, None);
     }
 }
