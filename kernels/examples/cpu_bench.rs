@@ -550,19 +550,4 @@ fn row_ops() {
         Box::new(|| cpu.kv_append(&mut cache, 0, &src, Rows::first(256), columns, &segment).unwrap()),
     )]);
     println!("kv append of 256 tokens, 8 heads of 128: {:.1}", times[0] * 1e6);
-    let logits = random(151_936);
-    let times = race(&mut [(
-        "argmax",
-        Box::new(|| {
-            black_box(cpu.argmax(&logits));
-        }),
-    )]);
-    println!("argmax of {}: {:.1}", logits.len(), times[0] * 1e6);
-    let times = race(&mut [(
-        "lse",
-        Box::new(|| {
-            black_box(cpu.log_normaliser(&logits));
-        }),
-    )]);
-    println!("log normaliser of {}: {:.1}", logits.len(), times[0] * 1e6);
 }

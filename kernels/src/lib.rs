@@ -16,7 +16,7 @@
 //!   holds among CPUs.)
 //! - **Expert**: `h = silu(x gate^T) * (x up^T)`, then the down product over h.
 //! - **exp** is one polynomial with a fixed sequence of operations (2 ulp; 0 below -87; held at exp(88) above), and
-//!   `silu(x) = x / (1 + exp(0 - x))`, `sigmoid(x) = 1 / (1 + exp(0 - x))`. ln is evaluated in f64.
+//!   `silu(x) = x / (1 + exp(0 - x))`, `sigmoid(x) = 1 / (1 + exp(0 - x))`.
 //! - **Reductions over a row** (sums of squares, maxima, sums of exp): 32 virtual lanes, lane l takes elements l,
 //!   l + 32, ... in order, then the tree l with l + 16, + 8, + 4, + 2, + 1.
 //! - **Attention** of a query at position p: scores are `scale * chain(q, k)`. Positions are grouped in blocks of 64 and
@@ -26,7 +26,7 @@
 //!   `fma(weight, v, o)` over the block's visible positions. Chunks are merged in order from the first that the
 //!   query sees. So prefill, decode and replay agree.
 //! - **Merge**: `residual + s`, where s is the chain of `fma(w_k, y_k, s)` from +0 in the router's order.
-//! - Ties (top-k, argmax) go to the lower id.
+//! - Ties (top-k) go to the lower id.
 //!
 //! Values that are NaN or infinite propagate, but which NaN is not part of the contract.
 #![allow(unsafe_code)]

@@ -69,14 +69,6 @@ pub fn softmax(x: &[f64]) -> Vec<f64> {
     exps.iter().map(|e| e / sum).collect()
 }
 
-/// `x - ln(sum exp(x))`.
-pub fn log_softmax(x: &[f32]) -> Vec<f64> {
-    let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
-    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = x.iter().map(|x| (x - max).exp()).sum();
-    x.iter().map(|x| x - max - sum.ln()).collect()
-}
-
 /// How a router chooses for one row; the fields mean what [`crate::cpu::Router`]'s do.
 #[derive(Clone, Copy, Debug)]
 pub struct Router<'a> {

@@ -1,4 +1,4 @@
-//! exp, SiLU, sigmoid and ln: the same sequence of correctly rounded operations on every instruction set.
+//! exp, SiLU and sigmoid: the same sequence of correctly rounded operations on every instruction set.
 
 use super::simd::Simd;
 
@@ -90,25 +90,6 @@ pub fn silu1(x: f32) -> f32 {
     x / (1.0 + exp1(0.0 - x))
 }
 
-/// Natural logarithm of a positive, finite, normal number, from IEEE operations alone (the libraries' differ).
-pub(crate) fn ln(x: f64) -> f64 {
-    let bits = x.to_bits();
-    let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
-    let mut m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
-    if m > std::f64::consts::SQRT_2 {
-        m *= 0.5;
-        exponent += 1;
-    }
-    // ln(m) = 2 artanh(s), with |s| <= 0.1716: 12 terms reach 1e-19.
-    let s = (m - 1.0) / (m + 1.0);
-    let z = s * s;
-    let mut sum = 0.0;
-    for i in (0..12).rev() {
-        sum = sum * z + 1.0 / f64::from(2 * i + 1);
-    }
-    exponent as f64 * std::f64::consts::LN_2 + 2.0 * s * sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::isa::Isa;
@@ -161,13 +142,5 @@ mod tests {
         assert_eq!(exp1(0.0), 1.0);
         assert!(exp1(f32::INFINITY).is_finite());
         assert!(exp1(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn ln_is_close_to_the_truth() {
-        for x in [1e-300, 1e-10, 0.5, 0.999_999, 1.0, 1.000_001, std::f64::consts::E, 151_936.0, 1e300] {
-            let error = (ln(x) - x.ln()).abs();
-            assert!(error <= 4e-16 * x.ln().abs().max(1.0), "ln({x}) is off by {error:e}");
-        }
     }
 }

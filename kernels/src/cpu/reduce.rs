@@ -4,7 +4,7 @@
 //! the lanes beyond its end as they are. The lanes are then folded by a fixed tree: lane l with lane l + 16, then
 //! l + 8, + 4, + 2, + 1.
 
-use super::simd::{Kernel, Simd, max};
+use super::simd::{Simd, max};
 
 /// Virtual lanes of a reduction over a row.
 pub(crate) const ROW_LANES: usize = 32;
@@ -135,20 +135,5 @@ impl Step for SumExp {
     #[inline(always)]
     fn merge(a: f32, b: f32) -> f32 {
         a + b
-    }
-}
-
-/// [`reduce`] as a kernel of its own.
-pub(crate) struct Reduce<'a, R: Step> {
-    pub(crate) row: &'a [f32],
-    pub(crate) step: R,
-}
-
-impl<R: Step> Kernel for Reduce<'_, R> {
-    type Output = f32;
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> f32 {
-        // SAFETY: the slice is valid for its length.
-        unsafe { reduce::<S, R>(self.row.as_ptr(), self.row.len(), self.step) }
     }
 }

@@ -31,27 +31,6 @@ impl RopeTable {
         Ok(Self { half, cos, sin })
     }
 
-    /// The plain table: position t turns pair i by `t * frequencies[i]`, and both are scaled by `attention_factor`.
-    ///
-    /// Angles are computed in f64 and rounded once. The sine and cosine are the platform's, so two platforms may
-    /// differ in rare last bits; build the table once per cohort's kind of machine.
-    pub fn from_frequencies(
-        frequencies: &[f64],
-        positions: usize,
-        attention_factor: f64,
-    ) -> Result<Self, Error> {
-        let mut cos = Vec::with_capacity(positions * frequencies.len());
-        let mut sin = Vec::with_capacity(positions * frequencies.len());
-        for t in 0..positions {
-            for frequency in frequencies {
-                let (s, c) = (t as f64 * frequency).sin_cos();
-                cos.push((c * attention_factor) as f32);
-                sin.push((s * attention_factor) as f32);
-            }
-        }
-        Self::new(2 * frequencies.len(), cos, sin)
-    }
-
     /// Positions it holds.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
