@@ -27,7 +27,6 @@ pub use constraint::{
     CompileError, CompiledGrammar, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits,
 };
 pub use logprobs::{Logprobs, TokenLogprob};
-pub(crate) use math::sigmoid;
 pub use params::{ParamError, SamplingParams};
 pub use random::{philox4x32, unit_draw};
 pub use sampler::{Sampler, SamplerScratch, SequenceSampling};

@@ -112,7 +112,7 @@ fn router(cpu: &mut Cpu, score: Score) -> u64 {
     hash(routed.ids.iter().map(|id| *id as f32).chain(routed.weights).chain(routed.gaps))
 }
 
-/// (op, its bits), of [`KERNEL_SET`] `cpu-1`.
+/// (op, its bits), of [`KERNEL_SET`] `cpu-2`.
 const BITS: [(&str, u64); 10] = [
     ("product f32", 0x6638_d828_1dfa_91bd),
     ("product f16", 0xcbcb_316d_25b4_ceb7),
@@ -128,7 +128,7 @@ const BITS: [(&str, u64); 10] = [
 
 #[test]
 fn bits_are_those_of_the_kernel_set() {
-    assert_eq!(KERNEL_SET, "cpu-1", "a new kernel set: record its bits");
+    assert_eq!(KERNEL_SET, "cpu-2", "a new kernel set: record its bits");
     for cpu in &mut contexts() {
         let found = [
             products(cpu, Dtype::F32),

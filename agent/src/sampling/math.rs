@@ -30,11 +30,6 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { scaled }
 }
 
-/// `1 / (1 + e^-x)`.
-pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
 /// The sum of `f(x)`: chunks of 256 in f32 over 16 lanes folded as a tree, the chunks in order in f64.
 pub fn sum_by(xs: &[f32], f: impl Fn(f32) -> f32 + Copy) -> f64 {
     xs.chunks(CHUNK).map(|chunk| f64::from(chunk_sum_by(chunk, f))).sum()

@@ -90,6 +90,11 @@ pub fn silu1(x: f32) -> f32 {
     x / (1.0 + exp1(0.0 - x))
 }
 
+/// `1 / (1 + exp(0 - x))` of one value, with the vectors' bits.
+pub fn sigmoid1(x: f32) -> f32 {
+    1.0 / (1.0 + exp1(0.0 - x))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::isa::Isa;
@@ -98,7 +103,8 @@ mod tests {
 
     struct Each<'a> {
         x: &'a [f32; 16],
-        y: &'a mut [f32; 16],
+        exp: &'a mut [f32; 16],
+        sigmoid: &'a mut [f32; 16],
     }
     impl Kernel for Each<'_> {
         type Output = ();
@@ -106,24 +112,29 @@ mod tests {
         unsafe fn run<S: Simd>(self) {
             let mut i = 0;
             while i < 16 {
-                // SAFETY: inside both arrays.
-                unsafe { S::store(self.y.as_mut_ptr().add(i), exp::<S>(S::load(self.x.as_ptr().add(i)))) };
+                // SAFETY: inside the arrays.
+                unsafe {
+                    let x = S::load(self.x.as_ptr().add(i));
+                    S::store(self.exp.as_mut_ptr().add(i), exp::<S>(x));
+                    S::store(self.sigmoid.as_mut_ptr().add(i), sigmoid::<S>(x));
+                }
                 i += S::LANES;
             }
         }
     }
 
     #[test]
-    fn exp_is_the_same_everywhere_and_close_to_the_truth() {
+    fn exp_and_sigmoid_are_the_same_everywhere_and_close_to_the_truth() {
         let mut worst = 0f64;
         for step in 0..400_000 {
             let base = -90.0 + step as f32 * 0.000_45;
             let x: [f32; 16] = std::array::from_fn(|i| base + i as f32 * 1e-5);
             for isa in Isa::available() {
-                let mut y = [0f32; 16];
+                let (mut y, mut s) = ([0f32; 16], [0f32; 16]);
                 // SAFETY: the set is available.
-                unsafe { dispatch(isa, Each { x: &x, y: &mut y }) };
-                for (x, y) in x.iter().zip(y) {
+                unsafe { dispatch(isa, Each { x: &x, exp: &mut y, sigmoid: &mut s }) };
+                for ((x, y), s) in x.iter().zip(y).zip(s) {
+                    assert_eq!(s.to_bits(), sigmoid1(*x).to_bits(), "sigmoid({x}) on {isa}");
                     assert_eq!(y.to_bits(), exp1(*x).to_bits(), "exp({x}) on {isa}");
                     if (-87.0..=88.0).contains(x) {
                         let truth = f64::from(*x).exp();

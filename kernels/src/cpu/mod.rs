@@ -20,7 +20,7 @@ mod slab;
 mod tile;
 
 /// Names the bits that these kernels compute; part of a worker's numerics id. It changes whenever a result may.
-pub const KERNEL_SET: &str = "cpu-1";
+pub const KERNEL_SET: &str = "cpu-2";
 
 pub use attention::Attention;
 pub use context::Cpu;
@@ -28,7 +28,7 @@ pub use dtype::Dtype;
 pub use experts::{Expert, ExpertIo, ExpertRow, SliceIo, segments};
 pub use isa::Isa;
 pub use kv::{KvCache, KvColumns, KvSegment, KvShape, MAX_HEAD_DIM, PAGE};
-pub use math::{exp1 as exp, silu1 as silu};
+pub use math::{exp1 as exp, sigmoid1 as sigmoid, silu1 as silu};
 pub use matmul::Epilogue;
 pub use packed::{PackedMatrix, Source};
 pub use pool::Pool;

@@ -3,7 +3,7 @@
 use sluice_core::ids::SeqHandle;
 use sluice_core::step::AttentionStep;
 use sluice_kernels::cpu::{
-    Epilogue, Expert, ExpertIo, ExpertRow, Io, Norm, Router, Rows, Score as KernelScore,
+    Epilogue, Expert, ExpertIo, ExpertRow, Io, Norm, Router, Rows, Score as KernelScore, sigmoid,
 };
 
 use super::{CpuBackend, StepError};
@@ -11,7 +11,6 @@ use crate::backend::RoutedToken;
 use crate::backend::routing::DrawKey;
 use crate::backend::weights::{BlockWeights, FeedForwardWeights, SharedExpert};
 use crate::model::spec::{RouterSpec, Score};
-use crate::sampling::sigmoid;
 
 impl CpuBackend {
     /// Normalises the batch into its input rows, then routes it and runs what every token visits.
