@@ -96,10 +96,9 @@ pub(super) async fn respond(
     mut asked: Asked,
 ) -> Result<Response, ApiError> {
     if stream {
-        return sse::respond(outputs, frames, gateway.pace(), gateway.observer.clone(), asked.hold()).await;
+        return sse::respond(outputs, frames, gateway.pace(), asked.hold()).await;
     }
     let collected = outputs.collect().await?;
     let usage = outputs.usage();
-    gateway.observer.completed(usage.prompt_tokens, usage.completion_tokens);
     Ok(frames.whole(collected, usage))
 }

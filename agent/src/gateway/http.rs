@@ -106,7 +106,7 @@ async fn identify(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
         response.headers_mut().insert(REQUEST_ID, value);
     }
     let (status, took) = (response.status(), started.elapsed());
-    gateway.observer.answered(&route, status, took);
+    gateway.observer.answered(&route, status);
     span.in_scope(|| match response.extensions().get::<ApiError>() {
         Some(error) if status.is_server_error() => tracing::warn!(%status, ?took, error = %error.message),
         Some(error) => tracing::info!(%status, ?took, error = %error.message),

@@ -16,13 +16,8 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// A request's answer has begun; for a stream it goes on after that.
-    fn answered(&self, route: &str, status: StatusCode, took: Duration) {
-        let _ = (route, status, took);
-    }
-
-    /// A completion was answered in full.
-    fn completed(&self, prompt_tokens: u64, completion_tokens: u64) {
-        let _ = (prompt_tokens, completion_tokens);
+    fn answered(&self, route: &str, status: StatusCode) {
+        let _ = (route, status);
     }
 
     /// A request was given up because its client read too slowly.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -12,7 +11,6 @@ use tokio::time::timeout;
 
 use super::choice::Piece;
 use super::error::ApiError;
-use super::observe::Observer;
 use super::output::{Collected, Outputs, Usage};
 
 /// Events that may be written at once when tokens come faster than they are written.
@@ -36,7 +34,6 @@ struct State<F> {
     ready: VecDeque<String>,
     /// Events since the last pause, and how many there may be.
     unflushed: (usize, usize),
-    observer: Arc<dyn Observer>,
     /// Given back when the stream is over, however that comes.
     _hold: Box<dyn Send>,
 }
@@ -51,9 +48,7 @@ impl<F: Frames> State<F> {
             }
             None => {
                 if let Some(outputs) = &self.outputs {
-                    let usage = outputs.usage();
-                    self.frames.end(usage, &mut self.ready);
-                    self.observer.completed(usage.prompt_tokens, usage.completion_tokens);
+                    self.frames.end(outputs.usage(), &mut self.ready);
                 }
                 self.close();
             }
@@ -95,7 +90,6 @@ pub(super) async fn respond(
     mut outputs: Outputs,
     frames: impl Frames,
     pace: Pace,
-    observer: Arc<dyn Observer>,
     hold: Box<dyn Send>,
 ) -> Result<Response, ApiError> {
     let first = match timeout(pace.first, outputs.next()).await {
@@ -103,14 +97,8 @@ pub(super) async fn respond(
         Ok(next) => Some(next),
         Err(_) => None,
     };
-    let mut state = State {
-        outputs: Some(outputs),
-        frames,
-        ready: VecDeque::new(),
-        unflushed: (0, 1),
-        observer,
-        _hold: hold,
-    };
+    let mut state =
+        State { outputs: Some(outputs), frames, ready: VecDeque::new(), unflushed: (0, 1), _hold: hold };
     state.frames.begin(&mut state.ready);
     if let Some(next) = first {
         state.take(next);

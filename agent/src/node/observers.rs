@@ -14,7 +14,7 @@ impl gateway::Observer for Telemetry {
         self.token_out(first, waited);
     }
 
-    fn answered(&self, route: &str, status: StatusCode, _took: Duration) {
+    fn answered(&self, route: &str, status: StatusCode) {
         self.http_answered(route, status.as_u16());
     }
 
