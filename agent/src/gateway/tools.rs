@@ -212,7 +212,7 @@ impl ToolParser {
         let rest = std::mem::take(&mut self.held);
         if std::mem::take(&mut self.inside) {
             self.call(&rest, "", &mut out);
-        } else if self.calls == 0 {
+        } else {
             self.text(rest, &mut out);
         }
         out
@@ -282,6 +282,8 @@ mod tests {
             ("x \n<tool_call>no</tool_call> y".into(), vec![])
         );
         assert_eq!(parse(&["x<tool_call>{\"name\""]), ("x<tool_call>{\"name\"".into(), vec![]));
+        let after = parse(&["<tool_call>{\"name\": \"f\"}</tool_call> x <"]);
+        assert_eq!(after, (" x <".into(), vec![call("f", "{}")]));
         assert_eq!(parse(&["<tool_call>{\"name\": \"f\"}"]).1, [call("f", "{}")]);
         assert_eq!(
             parse(&["<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}"]).1,
