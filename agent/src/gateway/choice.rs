@@ -20,6 +20,8 @@ pub(super) struct Piece {
 #[derive(Debug)]
 pub(super) struct TokenOut {
     pub(super) id: u32,
+    /// Characters that it added to the text; those that a stop string may still take are counted.
+    pub(super) chars: usize,
     pub(super) logprobs: Option<Box<Logprobs>>,
 }
 
@@ -73,12 +75,13 @@ impl ChoiceOutput {
         self.last = Some(id);
         let hidden = !self.params.include_stop && self.params.stop_ids.binary_search(&id).is_ok();
         let text = if hidden { String::new() } else { self.detokenizer.push(id) };
+        let chars = text.chars().count();
         let text = if self.produced <= self.params.min_tokens {
             self.stops.pass(&text)
         } else {
             self.stops.push(&text)
         };
-        Piece { text, token: Some(TokenOut { id, logprobs }), finish: self.stopped() }
+        Piece { text, token: Some(TokenOut { id, chars, logprobs }), finish: self.stopped() }
     }
 
     /// The sequence is complete.

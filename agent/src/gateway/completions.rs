@@ -203,8 +203,11 @@ impl Writer {
             let offset = &mut self.offsets[choice.index];
             let model: &dyn TextModel = &*self.head.gateway.text;
             let logprobs = choice.logprobs.get_or_insert_default();
-            for found in tokens.filter_map(|token| token.logprobs.as_deref()) {
-                *offset = logprobs.push(model, found, *offset);
+            for token in tokens {
+                if let Some(found) = token.logprobs.as_deref() {
+                    logprobs.push(model, found, *offset);
+                }
+                *offset += token.chars;
             }
         }
     }

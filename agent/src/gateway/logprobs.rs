@@ -78,10 +78,8 @@ impl Serialize for TopMap {
 }
 
 impl TextLogprobs {
-    /// `offset` is where the token's text begins, in characters; the next token's is returned.
-    pub(super) fn push(&mut self, model: &dyn TextModel, logprobs: &Logprobs, offset: usize) -> usize {
-        let token = text(model, logprobs.token.id);
-        let end = offset + token.chars().count();
+    /// `offset` is where the token's text begins, in characters.
+    pub(super) fn push(&mut self, model: &dyn TextModel, logprobs: &Logprobs, offset: usize) {
         let mut top: Vec<(String, f32)> = Vec::with_capacity(logprobs.top.len() + 1);
         if !logprobs.top.is_empty() {
             for one in logprobs.top.iter().chain([&logprobs.token]) {
@@ -91,10 +89,9 @@ impl TextLogprobs {
                 }
             }
         }
-        self.tokens.push(token);
+        self.tokens.push(text(model, logprobs.token.id));
         self.token_logprobs.push(finite(logprobs.token.logprob));
         self.top_logprobs.push(TopMap(top));
         self.text_offset.push(offset);
-        end
     }
 }

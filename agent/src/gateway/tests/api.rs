@@ -154,6 +154,18 @@ async fn logprobs_have_every_digit() {
     assert_eq!((&logprobs["tokens"], &logprobs["text_offset"]), (&json!(["h", "i"]), &json!([0, 1])));
     let top: Vec<&String> = logprobs["top_logprobs"][0].as_object().unwrap().keys().collect();
     assert_eq!(top, ["a", "b", "h"]);
+    // A character of two tokens is one of the text, and a special token that is skipped is none.
+    for stream in [false, true] {
+        let body = json!({"prompt": "say é#h", "logprobs": 0, "max_tokens": 5, "stream": stream});
+        let answer = server.post(TEXT, body).await;
+        let all = if stream { answer.events() } else { vec![answer.json()] };
+        let offsets: Vec<&Value> = all
+            .iter()
+            .filter_map(|part| part["choices"][0]["logprobs"]["text_offset"].as_array())
+            .flatten()
+            .collect();
+        assert_eq!(offsets, [0, 0, 1, 1, 2]);
+    }
 
     let body = with(chat("say h"), json!({"logprobs": true, "top_logprobs": 2}));
     let raw = server.post(CHAT, body).await;
