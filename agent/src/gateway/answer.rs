@@ -93,7 +93,7 @@ pub(super) async fn respond(
     mut frames: impl Frames,
     stream: bool,
     gateway: &Gateway,
-    mut asked: Asked,
+    asked: Asked,
 ) -> Result<Response, ApiError> {
     if stream {
         return sse::respond(outputs, frames, gateway.pace(), asked.hold()).await;

@@ -343,8 +343,10 @@ pub(super) async fn answer(
     let params = Arc::new(fields.check(logprobs, &asked.rules(&gateway))?);
     let tools = tools.check(&gateway.limits)?;
     let (chat, special) = body.conversation(tools.offered)?;
+    let size = read.bytes.len();
+    let preparation = asked.preparation(read, params.deadline);
     let ids = gateway
-        .with_text(read.bytes.len(), move |model| Ok(model.encode(&model.render(&chat)?, special)?))
+        .with_text(&preparation, size, move |model| Ok(model.encode(&model.render(&chat)?, special)?))
         .await?;
     let asked_max = match (body.max_completion_tokens, body.max_tokens) {
         (Some(max), _) => Some(("max_completion_tokens", max)),
@@ -365,10 +367,10 @@ pub(super) async fn answer(
             let message = "a forced tool call and a response format exclude each other";
             return Err(ApiError::invalid("tool_choice", message));
         }
-        (Some(grammar), None) => Some(gateway.compile(grammar).await?),
+        (Some(grammar), None) => Some(gateway.compile(&preparation, grammar).await?),
         (None, Some(forced)) => Some(
             gateway
-                .compile(forced)
+                .compile(&preparation, forced)
                 .await
                 .map_err(|error| ApiError { param: Some("tools".into()), ..error })?,
         ),
@@ -376,7 +378,7 @@ pub(super) async fn answer(
     };
     let prompt = Prompt { ids: ids.into(), max_tokens };
     let outputs = gateway.start(std::slice::from_ref(&prompt), &params, grammar.as_ref(), &asked.trace)?;
-    drop(read);
+    drop(preparation);
     let writer = Writer {
         head: Head::new("chatcmpl", gateway.clone(), &asked, &params),
         prompt: prompt.ids,

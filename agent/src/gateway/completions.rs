@@ -21,6 +21,7 @@ use super::params::{self, Fields};
 use super::sse::Frames;
 use super::structured::Structured;
 use super::text::TextModel;
+use super::work::Preparation;
 
 /// OpenAI's, for requests that say nothing.
 const MAX_TOKENS: u32 = 16;
@@ -282,7 +283,9 @@ pub(super) async fn answer(
     }
     let prompts = body.prompt.ok_or_else(|| ApiError::invalid("prompt", "prompt is missing"))?;
     let special = body.add_special_tokens.unwrap_or(true);
-    let (ids, echoes) = encode(&gateway, prompts, special, echo.then_some(params.skip_special)).await?;
+    let preparation = asked.preparation(read, params.deadline);
+    let echo = echo.then_some(params.skip_special);
+    let (ids, echoes) = encode(&gateway, &preparation, prompts, special, echo).await?;
     let asked_max = body.max_tokens.map(|max| ("max_tokens", max));
     let prompts = ids
         .into_iter()
@@ -299,11 +302,11 @@ pub(super) async fn answer(
         })
         .collect::<Result<Vec<_>, ApiError>>()?;
     let grammar = match structured.grammar()? {
-        Some(grammar) => Some(gateway.compile(grammar).await?),
+        Some(grammar) => Some(gateway.compile(&preparation, grammar).await?),
         None => None,
     };
     let outputs = gateway.start(&prompts, &params, grammar.as_ref(), &asked.trace)?;
-    drop(read);
+    drop(preparation);
     let writer = Writer {
         head: Head::new("cmpl", gateway.clone(), &asked, &params),
         n: usize::from(params.n),
@@ -319,6 +322,7 @@ type Encoded = (Vec<Vec<u32>>, Option<Vec<String>>);
 /// Token ids of each prompt; with `echo` also their texts, in which special tokens are skipped or not.
 async fn encode(
     gateway: &Gateway,
+    preparation: &Preparation,
     prompts: Prompts,
     special: bool,
     echo: Option<bool>,
@@ -332,7 +336,7 @@ async fn encode(
         return Err(ApiError::invalid("prompt", message));
     }
     gateway
-        .with_text(size, move |model| match prompts {
+        .with_text(preparation, size, move |model| match prompts {
             Prompts::Ids(lists) => {
                 let echoes = echo
                     .map(|skip_special| lists.iter().map(|ids| model.decode(ids, skip_special)).collect());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sluice_core::ids::SeqKey;
 use sluice_core::sequence::StopRule;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::auth::Keys;
 use super::choice::ChoiceOutput;
@@ -15,6 +16,7 @@ use super::observe::Observer;
 use super::output::Outputs;
 use super::params::{Params, outside};
 use super::text::TextModel;
+use super::work::Preparation;
 use crate::sampling::{CompiledGrammar, Grammar, GrammarCompiler};
 
 /// Everything the endpoints share.
@@ -34,7 +36,7 @@ pub struct Gateway {
     /// Kibibytes of bodies at one time.
     pub(super) bodies: Arc<Semaphore>,
     /// Tokenizing and compiling, which take a processor.
-    work: Arc<Semaphore>,
+    pub(super) work: Arc<Semaphore>,
 }
 
 /// One prompt with its limits.
@@ -102,39 +104,17 @@ impl Gateway {
         self
     }
 
-    /// Runs what takes a processor away from the threads that serve sockets.
-    pub(super) async fn work<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let _permit = self.work.acquire().await.map_err(|_| ApiError::internal("the gateway is gone"))?;
-        tokio::task::spawn_blocking(job)
-            .await
-            .map_err(|error| ApiError::internal(format!("the request could not be prepared: {error}")))?
-    }
-
-    /// Renders, encodes or decodes everything of one request, away from the threads that serve sockets unless it is
-    /// short. `size` is its bytes or tokens.
-    pub(super) async fn with_text<T: Send + 'static>(
-        &self,
-        size: usize,
-        job: impl FnOnce(&dyn TextModel) -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        const SHORT: usize = 4096;
-        if size <= SHORT {
-            return job(&*self.text);
-        }
-        let model = self.text.clone();
-        self.work(move || job(&*model)).await
-    }
-
     /// Compiles what the output must look like.
-    pub(super) async fn compile(&self, grammar: Grammar) -> Result<CompiledGrammar, ApiError> {
+    pub(super) async fn compile(
+        &self,
+        preparation: &Preparation,
+        grammar: Grammar,
+    ) -> Result<CompiledGrammar, ApiError> {
         let Some(compiler) = self.grammars.clone() else {
             let message = "structured output is not available: the model's tokenizer does not allow it";
             return Err(ApiError::invalid("response_format", message));
         };
-        self.work(move || Ok(compiler.compile(&grammar)?)).await
+        self.work(preparation, move || Ok(compiler.compile(&grammar)?)).await
     }
 
     /// Hands the sequences to the run time: `n` choices of each prompt, prompt after prompt.
@@ -168,6 +148,7 @@ impl Gateway {
         }
         let (mut sink, source) = events(self.limits.backlog.saturating_mul(wanted));
         let sampling = Arc::new(params.sampling.clone());
+        let timeout = params.deadline.saturating_duration_since(Instant::now());
         let mut choices = Vec::with_capacity(wanted);
         let mut requests = Vec::with_capacity(prompts.len());
         for prompt in prompts {
@@ -186,7 +167,7 @@ impl Gateway {
                     min_tokens: params.min_tokens,
                     max_tokens: prompt.max_tokens,
                 },
-                timeout: params.timeout,
+                timeout,
                 salt: params.salt,
                 sampling: sampling.clone(),
                 grammar: grammar.cloned(),

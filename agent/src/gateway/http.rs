@@ -1,7 +1,7 @@
 //! Routes, and what every request passes: its id, its key, its place among all requests.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Path, Request, State};
@@ -10,6 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::auth::Caller;
@@ -19,6 +20,7 @@ use super::generate::Gateway;
 use super::observe::TRACED;
 use super::params::Rules;
 use super::sse::Pace;
+use super::work::Preparation;
 use super::{chat, completions, models, tokenize};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,9 +33,10 @@ pub(super) struct Asked {
     /// Seconds since 1970.
     pub(super) created: u64,
     caller: Caller,
+    entered: Instant,
     timeout: Option<f64>,
     /// Its place among all requests.
-    place: Option<OwnedSemaphorePermit>,
+    place: Arc<OwnedSemaphorePermit>,
 }
 
 impl Asked {
@@ -43,13 +46,19 @@ impl Asked {
             limits: &gateway.limits,
             timeouts: &gateway.timeouts,
             caller: self.caller,
+            entered: self.entered,
             header_timeout: self.timeout,
         }
     }
 
     /// What a stream keeps until it is over.
-    pub(super) fn hold(&mut self) -> Box<dyn Send> {
-        Box::new(self.place.take())
+    pub(super) fn hold(&self) -> Box<dyn Send> {
+        Box::new(self.place.clone())
+    }
+
+    /// What preparing the request keeps until it is over.
+    pub(super) fn preparation(&self, read: Read, deadline: Instant) -> Preparation {
+        Preparation::new(self.place.clone(), read, deadline)
     }
 }
 
@@ -60,6 +69,7 @@ impl Gateway {
 
     /// Lets a request in, or says why not.
     fn enter(&self, headers: &HeaderMap, trace: Arc<str>) -> Result<Asked, ApiError> {
+        let entered = Instant::now();
         let caller = self.keys.caller(headers)?;
         let timeout = match headers.get(REQUEST_TIMEOUT) {
             None => None,
@@ -73,7 +83,7 @@ impl Gateway {
             .try_acquire_owned()
             .map_err(|_| ApiError::busy("too many requests at one time", Duration::from_secs(1)))?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(Asked { trace, created, caller, timeout, place: Some(place) })
+        Ok(Asked { trace, created, caller, entered, timeout, place: Arc::new(place) })
     }
 }
 
@@ -136,13 +146,13 @@ async fn completions_page(State(gateway): Shared, request: Request) -> Result<Re
 }
 
 async fn tokenize_page(State(gateway): Shared, request: Request) -> Result<Response, ApiError> {
-    let (_asked, read) = receive(&gateway, request).await?;
-    tokenize::tokenize(gateway, read).await
+    let (asked, read) = receive(&gateway, request).await?;
+    tokenize::tokenize(gateway, asked, read).await
 }
 
 async fn detokenize_page(State(gateway): Shared, request: Request) -> Result<Response, ApiError> {
-    let (_asked, read) = receive(&gateway, request).await?;
-    tokenize::detokenize(gateway, read).await
+    let (asked, read) = receive(&gateway, request).await?;
+    tokenize::detokenize(gateway, asked, read).await
 }
 
 async fn models_page(State(gateway): Shared, headers: HeaderMap) -> Result<Response, ApiError> {

@@ -6,7 +6,7 @@
 //! | `http`, `body`, `auth`, `error` | routes, limits, who asks, what went wrong |
 //! | `chat`, `completions`, `tokenize`, `models` | one endpoint each |
 //! | `params`, `structured`, `tools` | what a request may say |
-//! | `generate`, `output`, `choice`, `stops`, `logprobs`, `answer`, `sse` | from a prompt to what the client is shown |
+//! | `work`, `generate`, `output`, `choice`, `stops`, `logprobs`, `answer`, `sse` | from a prompt to what the client is shown |
 //! | `engine`, `text`, `observe` | what the gateway needs of others |
 
 mod admin;
@@ -36,6 +36,7 @@ mod tests;
 mod text;
 mod tokenize;
 mod tools;
+mod work;
 
 pub use admin::{Admin, admin_router};
 pub use auth::{Caller, Keys, KeysError};

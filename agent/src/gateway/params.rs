@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Number;
+use tokio::time::Instant;
 
 use super::auth::Caller;
 use super::config::{Limits, ServedModel, Timeouts};
@@ -79,8 +80,11 @@ pub(super) struct Params {
     pub(super) skip_special: bool,
     pub(super) return_token_ids: bool,
     pub(super) salt: u64,
-    pub(super) timeout: Duration,
+    pub(super) deadline: Instant,
 }
+
+/// As good as never.
+const FAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What the checks need to know beside the fields.
 pub(super) struct Rules<'a> {
@@ -88,8 +92,28 @@ pub(super) struct Rules<'a> {
     pub(super) limits: &'a Limits,
     pub(super) timeouts: &'a Timeouts,
     pub(super) caller: Caller,
+    /// When the request came.
+    pub(super) entered: Instant,
     /// From the `x-request-timeout` header, in seconds.
     pub(super) header_timeout: Option<f64>,
+}
+
+impl Rules<'_> {
+    /// When the request is given up; `seconds` are those that its body asks for.
+    pub(super) fn deadline(&self, seconds: Option<f64>) -> Result<Instant, ApiError> {
+        let timeout = match seconds.or(self.header_timeout) {
+            None => self.timeouts.request,
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|timeout| !timeout.is_zero())
+                .ok_or_else(|| {
+                    ApiError::invalid("timeout", format!("timeout must be seconds over 0, got {seconds}"))
+                })?
+                .min(self.timeouts.longest),
+        };
+        // An option may name a time that no clock will show.
+        Ok(self.entered.checked_add(timeout).unwrap_or_else(|| self.entered + FAR))
+    }
 }
 
 impl Fields {
@@ -158,7 +182,7 @@ impl Fields {
             skip_special: self.skip_special_tokens.unwrap_or(true),
             return_token_ids: self.return_token_ids.unwrap_or(false),
             salt: rules.caller.salt(self.cache_salt.as_deref()),
-            timeout: timeout(self.timeout.or(rules.header_timeout), rules.timeouts)?,
+            deadline: rules.deadline(self.timeout)?,
         })
     }
 }
@@ -275,14 +299,6 @@ fn draw_seed() -> u64 {
     rand::random::<u64>() >> 11
 }
 
-fn timeout(seconds: Option<f64>, timeouts: &Timeouts) -> Result<Duration, ApiError> {
-    let Some(seconds) = seconds else { return Ok(timeouts.request) };
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(timeout) if !timeout.is_zero() => Ok(timeout.min(timeouts.longest)),
-        _ => Err(ApiError::invalid("timeout", format!("timeout must be seconds over 0, got {seconds}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,8 +325,14 @@ mod tests {
     fn check(body: &str) -> Result<Params, ApiError> {
         let (model, limits, timeouts) = (model(), Limits::default(), Timeouts::default());
         let caller = Keys::default().caller(&HeaderMap::new()).unwrap();
-        let rules =
-            Rules { model: &model, limits: &limits, timeouts: &timeouts, caller, header_timeout: None };
+        let rules = Rules {
+            model: &model,
+            limits: &limits,
+            timeouts: &timeouts,
+            caller,
+            entered: Instant::now(),
+            header_timeout: None,
+        };
         serde_json::from_str::<Fields>(body).unwrap().check(None, &rules)
     }
 

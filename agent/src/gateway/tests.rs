@@ -8,3 +8,4 @@ mod fake;
 mod shutdown;
 mod structured;
 mod traces;
+mod work;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::generate::Gateway;
+use super::http::Asked;
 use super::params::outside;
 use super::text::Conversation;
 use super::{body, chat};
@@ -55,14 +56,19 @@ fn known(gateway: &Gateway, model: Option<&str>) -> Result<(), ApiError> {
 }
 
 /// Token ids of a prompt, or of a conversation.
-pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<Response, ApiError> {
-    let asked: Tokenize = body::parse(&read.bytes)?;
-    known(&gateway, asked.model.as_deref())?;
-    let (source, special) = if let Some(prompt) = asked.prompt {
-        (Source::Text(prompt), asked.add_special_tokens.unwrap_or(true))
+pub(super) async fn tokenize(
+    gateway: Arc<Gateway>,
+    asked: Asked,
+    read: body::Read,
+) -> Result<Response, ApiError> {
+    let deadline = asked.rules(&gateway).deadline(None)?;
+    let wanted: Tokenize = body::parse(&read.bytes)?;
+    known(&gateway, wanted.model.as_deref())?;
+    let (source, special) = if let Some(prompt) = wanted.prompt {
+        (Source::Text(prompt), wanted.add_special_tokens.unwrap_or(true))
     } else {
         let mut body: chat::Body = body::parse(&read.bytes)?;
-        let (chat, special) = body.conversation(asked.tools).map_err(|error| {
+        let (chat, special) = body.conversation(wanted.tools).map_err(|error| {
             if error.param.as_deref() == Some("messages") {
                 ApiError::invalid("prompt", "prompt or messages is missing")
             } else {
@@ -71,9 +77,10 @@ pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<
         })?;
         (Source::Chat(chat), special)
     };
-    let (max_model_len, strings) = (gateway.model.context, asked.return_token_strs.unwrap_or(false));
+    let (max_model_len, strings) = (gateway.model.context, wanted.return_token_strs.unwrap_or(false));
+    let size = read.bytes.len();
     let tokens = gateway
-        .with_text(read.bytes.len(), move |model| {
+        .with_text(&asked.preparation(read, deadline), size, move |model| {
             let text = match source {
                 Source::Text(text) => text,
                 Source::Chat(chat) => model.render(&chat)?,
@@ -88,14 +95,20 @@ pub(super) async fn tokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<
 }
 
 /// The text of token ids, special ones included.
-pub(super) async fn detokenize(gateway: Arc<Gateway>, read: body::Read) -> Result<Response, ApiError> {
-    let asked: Detokenize = body::parse(&read.bytes)?;
-    known(&gateway, asked.model.as_deref())?;
+pub(super) async fn detokenize(
+    gateway: Arc<Gateway>,
+    asked: Asked,
+    read: body::Read,
+) -> Result<Response, ApiError> {
+    let deadline = asked.rules(&gateway).deadline(None)?;
+    let wanted: Detokenize = body::parse(&read.bytes)?;
+    known(&gateway, wanted.model.as_deref())?;
     let vocab = gateway.model.vocab;
-    if let Some(id) = asked.tokens.iter().find(|id| **id as usize >= vocab) {
+    if let Some(id) = wanted.tokens.iter().find(|id| **id as usize >= vocab) {
         return Err(outside("tokens", *id, vocab));
     }
-    let tokens = asked.tokens;
-    let prompt = gateway.with_text(tokens.len(), move |model| Ok(model.decode(&tokens, false))).await?;
+    let (preparation, tokens) = (asked.preparation(read, deadline), wanted.tokens);
+    let prompt =
+        gateway.with_text(&preparation, tokens.len(), move |model| Ok(model.decode(&tokens, false))).await?;
     Ok(Json(Text { prompt }).into_response())
 }

@@ -1,5 +1,6 @@
 //! A byte tokenizer, and an engine that says what the prompt tells it to.
 
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -22,11 +23,17 @@ pub(super) const VOCAB: usize = 260;
 pub(super) struct Bytes {
     /// The threads on which texts were rendered, encoded and decoded.
     pub(super) threads: Arc<Mutex<Vec<ThreadId>>>,
+    /// Each holds up one call until its sender is gone.
+    pub(super) gates: Arc<Mutex<Vec<Receiver<()>>>>,
 }
 
 impl Bytes {
     fn called(&self) {
         self.threads.lock().unwrap().push(std::thread::current().id());
+        let gate = self.gates.lock().unwrap().pop();
+        if let Some(gate) = gate {
+            let _ = gate.recv();
+        }
     }
 }
 
