@@ -20,7 +20,7 @@ pub struct Runtime {
     pub(super) stop: Box<dyn Fn() + Send + Sync>,
     pub(super) joins: Mutex<Vec<JoinHandle<()>>>,
     pub(super) numerics: String,
-    /// The worker that failed first, and why.
+    /// The worker that failed first, or the front, and why.
     pub(super) lost: watch::Receiver<Option<String>>,
 }
 
@@ -36,8 +36,8 @@ impl Runtime {
         &self.numerics
     }
 
-    /// Resolves when a worker is lost, with its name and the reason: the engine cannot go on then, and has ended all
-    /// that was under way.
+    /// Resolves when a worker or the front is lost, with its name and the reason: the engine cannot go on then, and has
+    /// ended all that was under way.
     pub async fn lost(&self) -> String {
         let mut lost = self.lost.clone();
         match lost.wait_for(Option::is_some).await {

@@ -1,5 +1,6 @@
 //! Loads unit weights in the background, so that a joining slot never holds up what a worker serves.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,11 +68,55 @@ fn run<S: UnitSource>(
         if cancelled.load(Ordering::Relaxed) {
             continue;
         }
-        let weights = source.load(unit);
+        let weights = catch_unwind(AssertUnwindSafe(|| source.load(unit)))
+            .unwrap_or_else(|_| Err("loading it panicked; the log says where".into()));
         if let Err(why) = &weights {
             tracing::error!(%unit, slot, "could not load: {why}");
         }
         done(weights.is_ok());
         let _ = reply.send(Mail::Loaded { slot, unit, weights });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::ids::Slice;
+
+    use super::*;
+
+    /// Has no unit.
+    struct Broken;
+
+    impl UnitSource for Broken {
+        type Unit = ();
+
+        fn load(&self, _unit: Unit) -> Result<Arc<()>, String> {
+            panic!("as the test wants it")
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_loading_goes_on() {
+        let (sender, orders) = channel();
+        let (reply, mail) = channel();
+        let unit = Unit { block: 0, expert: 0, slice: Slice::whole(1) };
+        for slot in 0..2 {
+            sender.send(Order { slot, unit, reply: reply.clone() }).unwrap();
+        }
+        drop((sender, reply));
+        let (told, units) = channel();
+        let told = Mutex::new(told);
+        let done = move |ok| told.lock().unwrap().send(ok).unwrap();
+        run(&Broken, &Mutex::new(orders), &done, &AtomicBool::new(false));
+        let said: Vec<(u32, bool)> = mail
+            .iter()
+            .map(|mail| match mail {
+                Mail::Loaded { slot, weights, .. } => (slot, weights.is_ok()),
+                _ => panic!("not what was ordered"),
+            })
+            .collect();
+        assert_eq!(said, [(0, false), (1, false)]);
+        drop(done);
+        assert_eq!(units.iter().collect::<Vec<_>>(), [false, false]);
     }
 }

@@ -192,13 +192,7 @@ where
         let name = format!("{}-{}", worker.role, worker.id.0);
         let (lost, front) = (lost.clone(), front.clone());
         joins.push(Builder::new().name(name.clone()).spawn(move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
-            if let Err(why) = ended.unwrap_or_else(|_| Err("its thread panicked; the log says where".into()))
-            {
-                tracing::error!("worker {name} is lost: {why}");
-                lost.send_if_modified(|l| {
-                    l.is_none() && l.replace(format!("worker {name}: {why}")).is_none()
-                });
+            if watched(&format!("worker {name}"), &lost, || worker.run()) {
                 let _ = front.send(FrontMail::Halt);
             }
         })?);
@@ -218,8 +212,13 @@ where
         workers,
         observer: watcher,
     };
-    joins.push(Builder::new().name("front".into()).spawn(move || thread.run(&ranks, cohort))?);
     let stop_all = addresses.clone();
+    joins.push(Builder::new().name("front".into()).spawn(move || {
+        watched("the front", &lost, || {
+            thread.run(&ranks, cohort);
+            Ok(())
+        });
+    })?);
     let runtime = Runtime {
         front,
         stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
@@ -232,6 +231,21 @@ where
         given_up.store(true, Ordering::Relaxed);
     }
     waited.map(|()| runtime)
+}
+
+/// Runs a thread's work to its end; true if it failed, which `lost` is told then, unless another failed before.
+fn watched(
+    name: &str,
+    lost: &watch::Sender<Option<String>>,
+    run: impl FnOnce() -> Result<(), String>,
+) -> bool {
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    let Err(why) = ended.unwrap_or_else(|_| Err("its thread panicked; the log says where".into())) else {
+        return false;
+    };
+    tracing::error!("{name} is lost: {why}");
+    lost.send_if_modified(|l| l.is_none() && l.replace(format!("{name}: {why}")).is_none());
+    true
 }
 
 fn first_load(plan: &WorkerPlan) -> Option<(WorkerId, RankLoad)> {

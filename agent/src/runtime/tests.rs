@@ -1,4 +1,4 @@
-//! An engine ends as a whole: when a worker fails, and when it is told to stop while it loads.
+//! An engine ends as a whole: when a worker or the front fails, and when it is told to stop while it loads.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use sluice_core::ids::{Row, SeqHandle, Unit};
 use sluice_core::sequence::StopRule;
 use sluice_core::step::{Outcome, Step};
 
-use super::{Footprint, Parts, Runtime, StartError, UnitSource, read_costs, size, start};
+use super::{Footprint, Observer, Parts, Runtime, StartError, UnitSource, read_costs, size, start};
 use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
 use crate::backend::routing::{Routing, SkewedRouting};
 use crate::backend::{Backend, Probe, SampledLogprobs};
@@ -25,6 +25,17 @@ enum Breaks {
     Never,
     Says,
     Panics,
+    /// Not a device: the front.
+    FrontPanics,
+}
+
+/// Does not outlive the first request that is taken.
+struct Fragile;
+
+impl Observer for Fragile {
+    fn admitted(&self, _prompt_tokens: usize) {
+        panic!("as the test wants it");
+    }
 }
 
 /// A modelled device whose thirtieth step goes wrong.
@@ -152,7 +163,7 @@ fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result
         source: Arc::new(Slow(load)),
         numerics: "test".into(),
         queue: 8,
-        observer: Arc::new(()),
+        observer: if breaks == Breaks::FrontPanics { Arc::new(Fragile) } else { Arc::new(()) },
         progress: Arc::new(|_, _| {}),
         link: None,
         cancelled: Arc::clone(cancelled),
@@ -206,6 +217,21 @@ fn a_worker_that_fails_ends_all_sequences_and_says_why() {
         });
         drop(engine);
     }
+}
+
+#[test]
+fn a_front_that_fails_ends_all_sequences_and_says_why() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let engine = engine(Breaks::FrontPanics, Duration::ZERO, &Arc::default()).unwrap();
+    tokio.block_on(async {
+        let (sink, mut source) = events(1000);
+        engine.submit(request(), sink);
+        let lost = tokio::time::timeout(Duration::from_secs(60), engine.lost()).await;
+        assert!(lost.as_ref().is_ok_and(|why| why.contains("front") && why.contains("panicked")), "{lost:?}");
+        // Its readers do not wait for what will not come.
+        let next = tokio::time::timeout(Duration::from_secs(60), source.next()).await;
+        assert!(matches!(next, Ok(None)), "{next:?}");
+    });
 }
 
 #[test]
