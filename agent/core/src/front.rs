@@ -501,7 +501,7 @@ impl<H: Clone> Front<H> {
             Finish::Length => Ending::Complete(Complete::Length),
             Finish::Cancelled => Ending::Cancelled,
             Finish::Deadline => Ending::Deadline,
-            Finish::Aborted => Ending::Refused(Refused::Aborted),
+            Finish::Aborted(why) => Ending::Refused(Refused::Aborted(why)),
         };
         self.end(key, ending, out);
     }

@@ -52,7 +52,18 @@ pub enum Finish {
     /// Past its deadline.
     Deadline,
     /// The sampler could not go on.
-    Aborted,
+    Aborted(Abort),
+}
+
+/// Why no token could be drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Abort {
+    /// What the client wants of its output.
+    #[error("the constraint on the output allows no token")]
+    Constraint,
+    /// Ours: logits that are no numbers, or a step out of turn.
+    #[error("the engine's logits give no token")]
+    Fault,
 }
 
 /// Why a rank did not take a sequence.

@@ -2,6 +2,7 @@
 //! an [`Outcome`]. The hidden states stay in the backend's slab (see [`crate::slab::SlabLayout`]); a step names rows.
 
 use crate::ids::{Row, SeqHandle, Unit};
+use crate::sequence::Abort;
 use std::ops::Range;
 
 /// One launch.
@@ -153,6 +154,6 @@ pub enum Sample {
     Token(u32),
     /// Structured output is complete and allows no further token: the sequence stops here.
     Done,
-    /// The sequence cannot go on (a grammar that failed): it ends with an error.
-    Abort,
+    /// The sequence cannot go on: it ends with an error.
+    Abort(Abort),
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sluice_core::front::{Ending, Refused};
+use sluice_core::sequence::Abort;
 
 use super::text::TextError;
 use crate::sampling::{CompileError, ParamError};
@@ -156,8 +157,8 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
     }
 
-    /// The error of a sequence that did not complete; `constrained` says that its client restricted which tokens may come.
-    pub fn ending(ending: Ending, constrained: bool) -> Self {
+    /// The error of a sequence that did not complete.
+    pub fn ending(ending: Ending) -> Self {
         let after = Duration::from_nanos;
         match ending {
             Ending::Refused(refused @ Refused::Busy { retry_after }) => {
@@ -170,12 +171,12 @@ impl ApiError {
                 Self::context("max_tokens", refused.to_string())
             }
             Ending::Refused(refused @ Refused::Empty) => Self::invalid("prompt", refused.to_string()),
-            Ending::Refused(Refused::Aborted) if constrained => Self::unsatisfiable(
+            Ending::Refused(Refused::Aborted(Abort::Constraint)) => Self::unsatisfiable(
                 "",
                 "the output could not go on: its grammar, allowed_token_ids and min_tokens together allow no further \
                  token, or the grammar takes too much work to tell",
             ),
-            Ending::Refused(refused @ (Refused::Aborted | Refused::Duplicate)) => {
+            Ending::Refused(refused @ (Refused::Aborted(Abort::Fault) | Refused::Duplicate)) => {
                 Self::internal(refused.to_string())
             }
             Ending::Deadline => Self::deadline(),

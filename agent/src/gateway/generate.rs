@@ -178,9 +178,8 @@ impl Gateway {
         }
         drop(sink);
         let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len() as u64).sum();
-        let constrained = grammar.is_some() || params.sampling.allowed_ids.is_some() || params.min_tokens > 0;
         let (engine, observer) = (self.engine.clone(), self.observer.clone());
-        let outputs = Outputs::new(engine, observer, source, choices, prompt_tokens, constrained);
+        let outputs = Outputs::new(engine, observer, source, choices, prompt_tokens);
         for (generate, sink) in requests {
             self.engine.submit(generate, sink);
         }

@@ -27,7 +27,6 @@ pub(super) struct Outputs {
     choices: Vec<Running>,
     live: usize,
     prompt_tokens: u64,
-    constrained: bool,
 }
 
 struct Running {
@@ -38,22 +37,20 @@ struct Running {
 }
 
 impl Outputs {
-    /// `choices` in the order of their indices in `source`; `prompt_tokens` over all prompts; `constrained` if the client
-    /// restricted which tokens may come.
+    /// `choices` in the order of their indices in `source`; `prompt_tokens` over all prompts.
     pub(super) fn new(
         engine: Arc<dyn Engine>,
         observer: Arc<dyn Observer>,
         source: EventSource,
         choices: Vec<(SeqKey, ChoiceOutput)>,
         prompt_tokens: u64,
-        constrained: bool,
     ) -> Self {
         let now = Instant::now();
         let choices: Vec<Running> = choices
             .into_iter()
             .map(|(seq, output)| Running { seq, output, over: false, last: now })
             .collect();
-        Self { engine, observer, source, live: choices.len(), choices, prompt_tokens, constrained }
+        Self { engine, observer, source, live: choices.len(), choices, prompt_tokens }
     }
 
     /// The next piece and its choice; nothing once all are complete. After an error the request is over.
@@ -78,11 +75,7 @@ impl Outputs {
                     choice.over = true;
                     self.live -= 1;
                     let slow = ending == Ending::Cancelled && self.source.overflowed();
-                    let error = if slow {
-                        ApiError::slow_client()
-                    } else {
-                        ApiError::ending(ending, self.constrained)
-                    };
+                    let error = if slow { ApiError::slow_client() } else { ApiError::ending(ending) };
                     return Some(Err(error));
                 }
             };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sluice_core::sequence::Abort;
 use sluice_core::step::Sample;
 
 use super::constraint::Constraint;
@@ -62,7 +63,7 @@ pub struct Sampler {
     history: Option<History>,
     constraint: Option<Box<dyn Constraint>>,
     next: u32,
-    failed: bool,
+    failed: Option<Abort>,
 }
 
 impl Sampler {
@@ -72,7 +73,7 @@ impl Sampler {
             sequence;
         let (prompt, output) = ids.split_at(ids.len().saturating_sub(produced as usize));
         let history = params.has_penalties().then(|| History::new(prompt, output));
-        let failed = constraint.as_mut().is_some_and(|constraint| {
+        let left = constraint.as_mut().is_some_and(|constraint| {
             output.iter().any(|&id| {
                 constraint
                     .accept(id)
@@ -80,6 +81,7 @@ impl Sampler {
                     .is_err()
             })
         });
+        let failed = left.then_some(Abort::Constraint);
         Self { params, choice, stop_ids, min_tokens, history, constraint, next: produced, failed }
     }
 
@@ -102,8 +104,8 @@ impl Sampler {
         logits: &mut [f32],
         scratch: &mut SamplerScratch,
     ) -> (Sample, Option<Logprobs>) {
-        if self.failed || index != self.next {
-            return (Sample::Abort, None);
+        if let Some(why) = self.failed.or((index != self.next).then_some(Abort::Fault)) {
+            return (Sample::Abort(why), None);
         }
         if self.constraint.as_ref().is_some_and(|constraint| constraint.is_complete()) {
             return (Sample::Done, None);
@@ -118,7 +120,7 @@ impl Sampler {
             let unit = unit_draw(self.params.seed, self.choice, index);
             draw(logits, &self.params, unit, &mut scratch.draw)
         };
-        let Some(id) = drawn else { return (Sample::Abort, None) };
+        let Some(id) = drawn else { return (Sample::Abort(self.blame(index, logits)), None) };
         self.accept(id);
         (Sample::Token(id), raw.map(|raw| raw.of(id)))
     }
@@ -129,8 +131,8 @@ impl Sampler {
             && let Err(error) = constraint.mask(logits)
         {
             tracing::warn!(%error, "structured output failed");
-            self.failed = true;
-            return Err(Sample::Abort);
+            self.failed = Some(Abort::Constraint);
+            return Err(Sample::Abort(Abort::Constraint));
         }
         if let Some(allowed) = &self.params.allowed_ids {
             let kept = allowed.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?)));
@@ -160,6 +162,17 @@ impl Sampler {
         Ok(())
     }
 
+    /// Why these logits, restricted, give no token. A restriction leaves negative infinities, but never what is no number.
+    fn blame(&self, index: u32, logits: &[f32]) -> Abort {
+        let early = index < self.min_tokens && !self.stop_ids.is_empty();
+        let restricted = self.constraint.is_some() || self.params.allowed_ids.is_some() || early;
+        if restricted && !logits.iter().any(|logit| logit.is_nan()) {
+            Abort::Constraint
+        } else {
+            Abort::Fault
+        }
+    }
+
     fn accept(&mut self, id: u32) {
         self.next += 1;
         if let Some(history) = &mut self.history {
@@ -169,7 +182,7 @@ impl Sampler {
             && let Err(error) = constraint.accept(id)
         {
             tracing::warn!(%error, id, "structured output refused a token it had allowed");
-            self.failed = true;
+            self.failed = Some(Abort::Constraint);
         }
     }
 }
@@ -262,6 +275,23 @@ mod tests {
     #[test]
     fn an_index_out_of_turn_aborts() {
         let mut sampler = Sampler::new(sampling(SamplingParams::greedy()));
-        assert_eq!(run(&mut sampler, 1..2)[0].0, Sample::Abort);
+        assert_eq!(run(&mut sampler, 1..2)[0].0, Sample::Abort(Abort::Fault));
+    }
+
+    #[test]
+    fn what_gives_no_token_is_the_clients_fault_only_where_it_restricts() {
+        let why = |params: SamplingParams, min_tokens, logit: f32| {
+            let sequence = SequenceSampling { stop_ids: vec![1], min_tokens, ..sampling(params) };
+            let mut logits = [logit, 0.0];
+            Sampler::new(sequence).sample(0, &mut logits, &mut SamplerScratch::default()).0
+        };
+        for params in [SamplingParams::greedy(), SamplingParams::default()] {
+            let only = |ids: &[u32]| SamplingParams { allowed_ids: Some(ids.to_vec()), ..params.clone() };
+            assert_eq!(why(only(&[1]), 1, 0.0), Sample::Abort(Abort::Constraint));
+            assert_eq!(why(params.clone(), 1, f32::NEG_INFINITY), Sample::Abort(Abort::Constraint));
+            assert_eq!(why(params.clone(), 1, f32::NAN), Sample::Abort(Abort::Fault));
+            assert_eq!(why(only(&[0]), 0, f32::NAN), Sample::Abort(Abort::Fault));
+            assert_eq!(why(only(&[0]), 0, 0.0), Sample::Token(0));
+        }
     }
 }

@@ -431,7 +431,7 @@ impl Driver {
                     one.produced.ids.push(*id);
                 }
                 Sample::Done => one.count = one.produced.ids.len(),
-                Sample::Abort => panic!("sequence {index} aborted"),
+                Sample::Abort(why) => panic!("sequence {index} aborted: {why}"),
             }
         }
         for sampled in self.backend.take_logprobs() {

@@ -81,7 +81,7 @@ impl Client {
             Ending::Complete(Complete::Length) if nothing => return Ok(()),
             Ending::Complete(Complete::Stop) => Finish::Stop,
             Ending::Complete(Complete::Length) => Finish::Length,
-            Ending::Refused(Refused::Aborted) => Finish::Aborted,
+            Ending::Refused(Refused::Aborted(why)) => Finish::Aborted(why),
             Ending::Cancelled if self.cancelled => return Ok(()),
             Ending::Deadline if self.deadline.is_some_and(|d| d <= now) => return Ok(()),
             Ending::Refused(Refused::TooLarge { need, .. }) if self.got.is_empty() && need > room => {

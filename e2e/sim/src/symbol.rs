@@ -4,7 +4,7 @@
 use crate::rng::mix;
 use sluice_core::config::Shape;
 use sluice_core::ids::{SeqKey, Slice};
-use sluice_core::sequence::{Finish, StopRule};
+use sluice_core::sequence::{Abort, Finish, StopRule};
 use sluice_core::step::Sample;
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ pub struct Request {
 /// Samples the `index`-th token of a request from the residual of its last position.
 pub fn sample(request: &Request, index: u32, residual: Digest) -> Sample {
     if request.abort_at == Some(index) {
-        return Sample::Abort;
+        return Sample::Abort(Abort::Constraint);
     }
     if request.done_at == Some(index) {
         return Sample::Done;
@@ -160,7 +160,7 @@ pub fn evaluate(shape: &Shape, hot: u64, request: &Request) -> Expected {
         let produced = ids.len() - request.prompt.len();
         let over = |finish| Expected { ids: ids[request.prompt.len()..].to_vec(), finish };
         match sample(request, produced as u32, r) {
-            Sample::Abort => return over(Finish::Aborted),
+            Sample::Abort(why) => return over(Finish::Aborted(why)),
             Sample::Done => return over(Finish::Stop),
             Sample::Token(id) => {
                 ids.push(id);

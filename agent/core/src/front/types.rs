@@ -1,7 +1,7 @@
 //! What goes into a front and what comes out.
 
 use crate::ids::{Attempt, GatewayId, Nanos, SECOND, SeqKey, WorkerId};
-use crate::sequence::{Bind, StopRule};
+use crate::sequence::{Abort, Bind, StopRule};
 use std::sync::Arc;
 
 /// What a front is told at its start.
@@ -135,8 +135,8 @@ pub enum Refused {
         room: u32,
     },
     /// The sampler could not go on.
-    #[error("sampling could not go on: the constraint on the output allows no token")]
-    Aborted,
+    #[error("sampling could not go on: {0}")]
+    Aborted(Abort),
     /// A prompt without tokens, or a request without choices.
     #[error("the prompt has no tokens")]
     Empty,

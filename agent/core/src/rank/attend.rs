@@ -191,8 +191,8 @@ impl Rank {
                     self.finish(now, handle, Finish::Stop, &mut net.out);
                     continue;
                 }
-                Sample::Abort => {
-                    self.finish(now, handle, Finish::Aborted, &mut net.out);
+                Sample::Abort(why) => {
+                    self.finish(now, handle, Finish::Aborted(*why), &mut net.out);
                     continue;
                 }
             };

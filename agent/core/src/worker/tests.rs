@@ -7,7 +7,7 @@ use crate::frame::{Channel, ReturnBatch, ReturnItem, ReturnTo, RowMove, TokenBat
 use crate::ids::{Attempt, Class, GatewayId, MICRO, Progress, SeqKey, Slice, Unit, WorkerId};
 use crate::link::Link;
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
-use crate::sequence::{Bind, Finish, RankEvent, Refusal, StopRule};
+use crate::sequence::{Abort, Bind, Finish, RankEvent, Refusal, StopRule};
 use crate::slab::SlabLayout;
 use crate::step::{AttentionStep, ExpertStep, HeadStep, Sample, Step};
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_core::front::{CancelCause, Complete, Ending, Refused};
 use sluice_core::ids::{SECOND, SeqKey};
+use sluice_core::sequence::Abort;
 use tokio::sync::oneshot;
 
 use super::client::Server;
@@ -109,7 +110,7 @@ pub(super) struct Seen {
 type Stops = Vec<(SeqKey, oneshot::Sender<CancelCause>)>;
 
 /// The prompt is `COMMAND TEXT`: `say` the text; `wait` for a cancel; `flood` without end; `slow` says the text after
-/// a while; `busy`, `late` (busy after a while), `huge`, `dead`, `abort`, `cut` end so.
+/// a while; `busy`, `late` (busy after a while), `huge`, `dead`, `abort`, `fault`, `cut` end so.
 #[derive(Clone)]
 pub(super) struct Fake {
     pub(super) seen: Arc<Mutex<Seen>>,
@@ -203,7 +204,8 @@ impl Running {
             }
             "huge" => return Ending::Refused(Refused::TooLarge { need: 9, room: 8 }),
             "dead" => return Ending::Deadline,
-            "abort" => return Ending::Refused(Refused::Aborted),
+            "abort" => return Ending::Refused(Refused::Aborted(Abort::Constraint)),
+            "fault" => return Ending::Refused(Refused::Aborted(Abort::Fault)),
             "cut" => return Ending::Cut,
             _ => {}
         }

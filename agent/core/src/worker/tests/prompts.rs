@@ -140,7 +140,8 @@ fn a_token_that_stops_ends_the_sequence_but_not_below_the_least_number_of_tokens
 
 #[test]
 fn the_sampler_may_end_a_sequence_by_itself() {
-    for (sample, why) in [(Sample::Done, Finish::Stop), (Sample::Abort, Finish::Aborted)] {
+    const WHY: Abort = Abort::Constraint;
+    for (sample, why) in [(Sample::Done, Finish::Stop), (Sample::Abort(WHY), Finish::Aborted(WHY))] {
         let mut b = Bench::new(dense());
         b.bind(bind(1, 4, 9));
         b.run_until(|s| matches!(s, Step::Head(_)));
