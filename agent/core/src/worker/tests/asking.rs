@@ -267,6 +267,10 @@ fn another_slicing_asks_the_whole_choice_anew() {
 
 #[test]
 fn no_other_slicing_is_asked_while_a_step_here_may_write_the_rows_of_the_one_before() {
+    [false, true].into_iter().for_each(reslice_during_a_step);
+}
+
+fn reslice_during_a_step(cancelled: bool) {
     let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
     let mut other = b.meet(B, false, Some(8));
     let half = |worker, lo| held(worker, Unit { slice: Slice { lo, hi: lo + 1 }, ..unit(0, 0) });
@@ -283,6 +287,11 @@ fn no_other_slicing_is_asked_while_a_step_here_may_write_the_rows_of_the_one_bef
     for _ in 0..2 {
         assert!(b.handle(Event::Tick).is_empty());
         assert_eq!((b.worker.pressure(0).orphans, b.worker.counters().orphaned), (1, 1));
+    }
+    if cancelled {
+        b.cancel(1, 1);
+        b.run();
+        return assert!(b.worker.is_empty(), "what was to be asked anew counts as returned");
     }
     let actions = b.done();
     assert_eq!(batches(&actions)[0].1.items[0].slice, Slice::whole(2));
