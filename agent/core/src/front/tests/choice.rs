@@ -184,3 +184,15 @@ fn prefixes_differ_in_any_token_and_by_salt() {
     let salted: BTreeSet<u64> = (0..64).map(|salt| of(salt, &ids)).collect();
     assert_eq!(salted.len(), 64);
 }
+
+#[test]
+fn what_a_rank_had_no_longer_counts_as_new() {
+    for event in [RankEvent::HandedBack, RankEvent::Token { index: 1, id: 5 }] {
+        let mut front = front(1);
+        up(&mut front, A, 0);
+        submit(&mut front, request(1, 3, 9));
+        assert!(front.submit(0, request(2, 3, 9), &mut Vec::new()).is_err(), "the queue is full");
+        assert!(bound(&said(&mut front, A, key(1), 1, event)).1.replay);
+        submit(&mut front, request(2, 3, 9));
+    }
+}

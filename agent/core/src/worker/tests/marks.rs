@@ -159,13 +159,19 @@ fn attention_waits_for_all_the_ranks_tokens_at_its_progress() {
         b.hear(&mut host, outputs(two.to_vec(), vec![]));
     }
     assert_eq!((b.attention().blocks.start, b.attention().rows.len()), (1, 3));
-    // The same at the head: who was sampled waits at block 0 for the rest.
+    // The same at the head, for which two are enough of a step: who was sampled waits at block 0 for the rest.
     let actions = b.done();
+    b.worker.config.max_step_rows = 2;
     let back = items(batches(&actions)[0].1);
     b.hear(&mut host, outputs(back[..4].to_vec(), vec![]));
     assert!(b.running.is_none());
     b.hear(&mut host, outputs(back[4..].to_vec(), vec![]));
-    assert_eq!(b.head().rows.len(), 3);
+    assert_eq!(b.head().rows.len(), 2);
+    b.done();
+    assert_eq!(b.head().rows.len(), 1);
+    b.worker.config.max_step_rows = 3;
+    b.done();
+    assert_eq!((b.attention().blocks.start, b.attention().rows.len()), (0, 3));
 }
 
 #[test]
