@@ -32,6 +32,8 @@
 #![allow(unsafe_code)]
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod reference;
 

@@ -1,0 +1,79 @@
+// The block's shared memory: a ring of stages between the warps that load and the warpgroups that multiply, and what
+// the roles share beside it.
+#pragma once
+#include <stddef.h>
+
+#include "tiles.cuh"
+
+namespace ffn {
+
+// A tile is two warpgroups of `kTiles` x 64 weight rows each, times up to kMaxChunk tokens; a stage of the ring holds
+// `kBlocks` blocks of 32 columns of both.
+template <int kTiles_, int kBlocks_, int kMaxChunk_, int kRingBytes_>
+struct Shape {
+  static constexpr int kTiles = kTiles_;
+  static constexpr int kBlocks = kBlocks_;
+  static constexpr int kMaxChunk = kMaxChunk_;
+  static constexpr int kRingBytes = kRingBytes_;
+  static constexpr int kStrips = 2 * kTiles * 8;
+  static constexpr int kStripBytes = kBlocks * layout::kBlockBytes;
+  static constexpr int kWeightBytes = kStrips * kStripBytes;
+  // Stages at the smallest chunk: as many as the ring ever has.
+  static constexpr int kMaxStages = kRingBytes / (kWeightBytes + kStripBytes);
+};
+
+// The staging of one warpgroup's output: 32 tokens x 64 columns of bf16.
+constexpr int kStagingTokens = 32;
+constexpr int kStagingBytes = kStagingTokens * 128;
+
+template <class S>
+struct Shared {
+  uint8_t ring[S::kRingBytes];
+  uint8_t staging[2][kStagingBytes];
+  uint64_t full[S::kMaxStages];
+  uint64_t empty[S::kMaxStages];
+  Queue queue;
+  Plan plan;
+  int chunk;  // most tokens of a tile
+  int source[S::kMaxChunk];
+  lists::Entry entries[lists::kMaxUnits];
+};
+
+// The struct is aligned to 1 KB by hand.
+constexpr int kSharedAlignment = 1024;
+template <class S>
+constexpr int shared_bytes() {
+  return kSharedAlignment + static_cast<int>(sizeof(Shared<S>));
+}
+
+// One role's place in the ring. All roles walk the same stages in the same order; how many the ring's bytes make depends
+// on the launch's chunk.
+template <class S>
+class Place {
+ public:
+  __device__ Place(uint32_t shared, int chunk)
+      : shared_(shared),
+        stage_bytes_(S::kWeightBytes + chunk / 8 * S::kStripBytes),
+        stages_(S::kRingBytes / (S::kWeightBytes + chunk / 8 * S::kStripBytes)) {}
+
+  __device__ __forceinline__ int stages() const { return stages_; }
+  __device__ __forceinline__ uint32_t weights() const { return shared_ + stage_ * stage_bytes_; }
+  __device__ __forceinline__ uint32_t tokens() const { return weights() + S::kWeightBytes; }
+  __device__ __forceinline__ uint32_t full() const { return shared_ + offsetof(Shared<S>, full) + 8 * stage_; }
+  __device__ __forceinline__ uint32_t empty() const { return shared_ + offsetof(Shared<S>, empty) + 8 * stage_; }
+  __device__ __forceinline__ void wait_full() const { ptx::barrier_wait(full(), parity_); }
+  __device__ __forceinline__ void wait_empty() const { ptx::barrier_wait(empty(), parity_ ^ 1); }
+  __device__ __forceinline__ void advance() {
+    if (++stage_ == stages_) {
+      stage_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+ private:
+  uint32_t shared_, stage_bytes_;
+  int stages_, stage_ = 0;
+  uint32_t parity_ = 0;
+};
+
+}  // namespace ffn

@@ -1,0 +1,108 @@
+//! Slots: the weights of the experts that a device holds, in the order that the kernels read.
+
+use cudarc::driver::CudaView;
+use half::bf16;
+
+use super::device::{Buffer, Device, Kernel};
+use super::launch::{Start, argument, launch};
+use super::{Error, ExpertShape};
+use crate::error::{below, same};
+
+const RELAYOUT_THREADS: u32 = 256;
+const VALUES_PER_THREAD: usize = 8;
+
+/// Slots of one shape, claimed at once.
+#[derive(Debug)]
+pub struct ExpertSlots {
+    shape: ExpertShape,
+    slots: usize,
+    weights: Buffer<bf16>,
+    relayout: Kernel,
+}
+
+/// A whole expert's matrices on the device, row-major: gate and up `[f, d]`, down `[d, f]`.
+#[derive(Debug)]
+pub struct ExpertSource<'a> {
+    /// The gate matrix.
+    pub gate: CudaView<'a, bf16>,
+    /// The up matrix.
+    pub up: CudaView<'a, bf16>,
+    /// The down matrix.
+    pub down: CudaView<'a, bf16>,
+}
+
+impl ExpertSlots {
+    /// Claims `slots` empty slots.
+    pub fn new(device: &Device, shape: &ExpertShape, slots: usize) -> Result<Self, Error> {
+        Ok(Self {
+            shape: shape.clone(),
+            slots,
+            weights: device.zeros(slots * shape.slot_values())?,
+            relayout: device.kernel("relayout", "relayout", RELAYOUT_THREADS)?,
+        })
+    }
+
+    /// How many there are.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// What each holds.
+    pub fn shape(&self) -> &ExpertShape {
+        &self.shape
+    }
+
+    pub(crate) fn weights(&self) -> &Buffer<bf16> {
+        &self.weights
+    }
+
+    /// Lays the held columns of an expert out in a slot.
+    pub fn load(&mut self, device: &Device, slot: usize, source: &ExpertSource<'_>) -> Result<(), Error> {
+        below("slot", slot, self.slots)?;
+        let (d, f) = (self.shape.hidden(), self.shape.whole_inner());
+        for (what, matrix) in [("gate", &source.gate), ("up", &source.up), ("down", &source.down)] {
+            same("values of an expert's matrix (hidden times inner size)", d * f, matrix.len())
+                .map_err(|error| crate::Error::Unsupported { what: format!("{what}: {error}") })?;
+        }
+        let held = self.shape.inner();
+        let slot_start = slot * self.shape.slot_values();
+        let weights = device.address_mut(&mut self.weights);
+        let [gate, up, down] = [&source.gate, &source.up, &source.down].map(|matrix| device.address(matrix));
+        let bytes = |values: usize| (values * size_of::<bf16>()) as u64;
+        let (first_row, first_column) = (bytes(held.start * d), bytes(held.start));
+        let to_gate_up = weights + bytes(slot_start);
+        let to_down = to_gate_up + bytes(2 * d * held.len());
+        // SAFETY: gate and up have the rows `held`, d long; the slot has room for both.
+        unsafe { self.strips(device, [gate + first_row, up + first_row], d, to_gate_up, 2 * held.len(), d)? };
+        // SAFETY: down has d rows of f values, of which the columns `held` go behind gate and up.
+        unsafe { self.strips(device, [down + first_column, 0], f, to_down, d, held.len()) }
+    }
+
+    /// # Safety
+    /// `from` names matrices of `rows` rows in all, `columns` long, `stride` apart; `to` has room for them.
+    unsafe fn strips(
+        &self,
+        device: &Device,
+        from: [u64; 2],
+        stride: usize,
+        to: u64,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(), Error> {
+        let [mut first, mut second] = from;
+        let (mut stride, mut to) = (stride as i64, to);
+        // ExpertShape bounds both sizes.
+        let (mut rows_i32, mut columns_i32) = (rows as i32, columns as i32);
+        let blocks = (rows * columns).div_ceil(VALUES_PER_THREAD * RELAYOUT_THREADS as usize);
+        let mut arguments = [
+            argument(&mut first),
+            argument(&mut second),
+            argument(&mut stride),
+            argument(&mut to),
+            argument(&mut rows_i32),
+            argument(&mut columns_i32),
+        ];
+        // SAFETY: the parameters of `relayout`; the memory is the caller's.
+        unsafe { launch(device, self.relayout, (blocks as u32, 1), Start::AfterPrevious, &mut arguments) }
+    }
+}
