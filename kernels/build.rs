@@ -20,7 +20,7 @@ const SOURCES: [(&str, &[&str]); 5] = [
 const EVERYWHERE: &[&str] = &["80", "90a", "100a"];
 
 /// Values of N that wgmma instructions are written for; `expert_ffn.cu` uses these.
-const PRODUCT_WIDTHS: [usize; 7] = [8, 16, 32, 64, 96, 128, 160];
+const PRODUCT_WIDTHS: [usize; 8] = [8, 16, 32, 64, 96, 128, 160, 192];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -46,7 +46,8 @@ fn find_nvcc() -> Option<PathBuf> {
     if let Some(nvcc) = env::var_os("NVCC") {
         return Some(PathBuf::from(nvcc));
     }
-    let in_path = env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("nvcc")).find(|nvcc| nvcc.is_file());
+    let in_path =
+        env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("nvcc")).find(|nvcc| nvcc.is_file());
     in_path.or_else(|| {
         let packages = Command::new("python3")
             .args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
@@ -74,7 +75,9 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Cubin> {
                 .spawn();
             match child {
                 Ok(child) => running.push((Cubin { name, arch, path }, child)),
-                Err(error) => fail(&format!("cannot run {}: {error}; set NVCC to a CUDA 13 compiler", nvcc.display())),
+                Err(error) => {
+                    fail(&format!("cannot run {}: {error}; set NVCC to a CUDA 13 compiler", nvcc.display()))
+                }
             }
         }
     }
@@ -82,7 +85,9 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Cubin> {
         .into_iter()
         .map(|(cubin, mut child)| match child.wait() {
             Ok(status) if status.success() => cubin,
-            Ok(status) => fail(&format!("{} on cuda/{}.cu for sm_{}: {status}", nvcc.display(), cubin.name, cubin.arch)),
+            Ok(status) => {
+                fail(&format!("{} on cuda/{}.cu for sm_{}: {status}", nvcc.display(), cubin.name, cubin.arch))
+            }
             Err(error) => fail(&format!("{}: {error}", nvcc.display())),
         })
         .collect()
@@ -90,7 +95,8 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Cubin> {
 
 /// `wgmma.mma_async` for each N: an operand list that no C++ template can write.
 fn wgmma_header() -> String {
-    let mut text = String::from("#pragma once\n#include <stdint.h>\n\ntemplate <int kTokens>\nstruct Wgmma;\n");
+    let mut text =
+        String::from("#pragma once\n#include <stdint.h>\n\ntemplate <int kTokens>\nstruct Wgmma;\n");
     for n in PRODUCT_WIDTHS {
         let registers = n / 2;
         let list = |item: &dyn Fn(usize) -> String| (0..registers).map(item).collect::<Vec<_>>().join(", ");

@@ -18,9 +18,9 @@ __device__ __forceinline__ bool next_tile(Shared<S>& shared, QueueEnd& queue, in
   return find_tile<S>(shared.plan, queue.take(shared.queue, lane), tile);
 }
 
-// The weight warp: one strip per lane.
+// The weight warp: a lane copies one block of the strips that the tile has of one group.
 template <class S>
-__device__ void stream_weights(const Params& p, Shared<S>& shared) {
+__device__ __forceinline__ void stream_weights(const Params& p, Shared<S>& shared) {
   const int lane = threadIdx.x & 31, chunk = shared.chunk;
   const bool dynamic = shared.plan.dynamic;
   const uint64_t once = ptx::evict_first(), again = ptx::evict_normal();
@@ -33,8 +33,14 @@ __device__ void stream_weights(const Params& p, Shared<S>& shared) {
     if (!find_tile<S>(shared.plan, number, tile)) return;
     const lists::Entry entry = shared.entries[tile.entry];
     const int depth = depth_of(p, tile.phase), stages = (depth + S::kBlocks - 1) / S::kBlocks;
-    const bf16* strip = p.weights + entry.slot * p.slot_stride + (tile.phase == kDown ? 2ll * p.d * p.f : 0) +
-                        static_cast<long long>(tile.strip + lane) * depth * layout::kBlockValues;
+    const int strips = strips_of(p, tile.phase);
+    const int group = tile.strip / layout::kGroupStrips + lane / S::kBlocks, block = lane % S::kBlocks;
+    const int begin = max(tile.strip, group * layout::kGroupStrips);
+    const int end = min(tile.strip + tile.strips, (group + 1) * layout::kGroupStrips);
+    const bf16* from = p.weights + entry.slot * p.slot_stride + (tile.phase == kDown ? 2ll * p.d * p.f : 0) +
+                       layout::block_start(begin, block, strips, depth);
+    const int step = S::kBlocks * layout::strips_in_group(group, strips) * layout::kBlockValues;
+    const uint32_t to = block * S::kWeightBlockBytes + (begin - tile.strip) * layout::kBlockBytes;
     number++;
     for (int row = 0; row < entry.rows; row += chunk) {
       const bool last = row + chunk >= entry.rows;
@@ -44,13 +50,13 @@ __device__ void stream_weights(const Params& p, Shared<S>& shared) {
         if (dynamic && last && k == max(0, stages - 2 * place.stages()) && lane == 0) {
           number = static_cast<int>(atomicAdd(p.sync + p.units + 1, 1u) + gridDim.x);
         }
-        const uint32_t bytes = min(S::kBlocks, depth - k * S::kBlocks) * layout::kBlockBytes;
+        const int blocks = min(S::kBlocks, depth - k * S::kBlocks);
         place.wait_empty();
-        if (lane == 0) ptx::barrier_expect(place.full(), tile.strips * bytes);
+        if (lane == 0) ptx::barrier_expect(place.full(), tile.strips * blocks * layout::kBlockBytes);
         __syncwarp();
-        if (lane < tile.strips) {
-          ptx::copy_bulk(place.weights() + lane * S::kStripBytes, strip + k * S::kBlocks * layout::kBlockValues, bytes,
-                         place.full(), last ? once : again);
+        if (begin < end && block < blocks) {
+          ptx::copy_bulk(place.weights() + to, from + static_cast<long long>(k) * step,
+                         (end - begin) * layout::kBlockBytes, place.full(), last ? once : again);
         }
         place.advance();
       }
@@ -61,7 +67,7 @@ __device__ void stream_weights(const Params& p, Shared<S>& shared) {
 
 // The gather warps: rows of x, or of h once the whole expert's h is there.
 template <class S>
-__device__ void gather_tokens(const Params& p, Shared<S>& shared) {
+__device__ __forceinline__ void gather_tokens(const Params& p, Shared<S>& shared) {
   const int t = threadIdx.x - 32 * (kConsumerWarps + 1), lane = t & 31, warp = t >> 5, chunk = shared.chunk;
   // Lanes take the four 16-byte pieces of a block's row, then two rows, then the stage's blocks, then further rows: eight
   // lanes that write together then touch all banks.
@@ -84,7 +90,7 @@ __device__ void gather_tokens(const Params& p, Shared<S>& shared) {
       }
       if (tile.phase == kDown && row == 0) {
         if (lane == 0) {
-          const unsigned whole = p.f / 4 * ((entry.rows + chunk - 1) / chunk);
+          const unsigned whole = strips_of(p, kGateUp) * ((entry.rows + chunk - 1) / chunk);
           ptx::spin([&] { return ptx::load_acquire(p.sync + tile.entry) >= whole; });
         }
         __syncwarp();
@@ -97,7 +103,7 @@ __device__ void gather_tokens(const Params& p, Shared<S>& shared) {
           const uint32_t to = place.tokens() + block * layout::kBlockBytes;
 #pragma unroll 4
           for (int i = first; i < tokens; i += kRows) {
-            ptx::copy_16(to + (i >> 3) * S::kStripBytes + layout::chunk_offset(i & 7, piece),
+            ptx::copy_16(to + (i >> 3) * S::kTokenBytes + layout::chunk_offset(i & 7, piece),
                          from + static_cast<long long>(shared.source[i]) * stride);
           }
         }
@@ -119,7 +125,8 @@ __device__ __forceinline__ void multiply_and_store(const Params& p, Chain<S>& ch
     return;
   }
   if constexpr (kSegmented) {
-    chain.run_segments(acc, p.segment_ends, p.segments);
+    float4* const scratch = p.scratch + (blockIdx.x * 2ll + chain.warpgroup) * kScratchPieces + t;
+    chain.run_segments(acc, p.segment_ends, p.segments, scratch);
   } else {
     chain.run(acc, depth_of(p, kDown));
   }
@@ -145,7 +152,7 @@ __device__ __forceinline__ void multiply_chunk(const Params& p, Chain<S>& chain,
 
 // The two warpgroups.
 template <class S, bool kSegmented, int... kTokens>
-__device__ void multiply_tiles(const Params& p, Shared<S>& shared) {
+__device__ __forceinline__ void multiply_tiles(const Params& p, Shared<S>& shared) {
   const int warpgroup = threadIdx.x >> 7, t = threadIdx.x & 127, lane = t & 31;
   const uint32_t staging = ptx::shared_address(shared.staging[warpgroup]);
   Place<S> place(ptx::shared_address(&shared), shared.chunk);
@@ -204,7 +211,7 @@ __device__ __forceinline__ void run(const Params& p) {
   if (t == kThreads - 1) {
     const lists::Header header = *p.header;
     shared.chunk = choose_chunk<kTokens...>(p, header.max_rows);
-    shared.plan = make_plan(p, header.active);
+    shared.plan = make_plan<S>(p, header.active);
   }
   __syncthreads();
   ptx::let_next_kernel_start();
@@ -231,12 +238,15 @@ __device__ __forceinline__ void run(const Params& p) {
   }
 }
 
-// The ring of the small variants has six stages of 8 tokens, or four of 64; the large one's four stages of 160.
-using Small = Shape<1, 4, 64, 6 * (32768 + 2048)>;
+// Small: six stages of 8 tokens to three of 128. Wide: for segments, whose waiting sums need the registers that a second
+// tile of weights would; seven stages of 96 tokens to five of 192. Large: five stages of 64 tokens to four of 160.
+using Small = Shape<1, 4, 128, 6 * (32768 + 2048)>;
+using Wide = Shape<1, 2, 192, 5 * (16384 + 24576)>;
 using Large = Shape<2, 2, 160, 4 * (32768 + 20480)>;
 // What the launch wrapper asks for: all that a block can have.
 constexpr int kSharedLimit = 227 * 1024;
-static_assert(shared_bytes<Small>() <= kSharedLimit && shared_bytes<Large>() <= kSharedLimit);
+static_assert(shared_bytes<Small>() <= kSharedLimit && shared_bytes<Wide>() <= kSharedLimit &&
+              shared_bytes<Large>() <= kSharedLimit);
 
 }  // namespace
 }  // namespace ffn
@@ -244,10 +254,13 @@ static_assert(shared_bytes<Small>() <= kSharedLimit && shared_bytes<Large>() <= 
 extern "C" {
 
 __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_small(const __grid_constant__ ffn::Params p) {
-  ffn::run<ffn::Small, false, false, 8, 16, 32, 64>(p);
+  ffn::run<ffn::Small, false, false, 8, 16, 32, 64, 96, 128>(p);
 }
 __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_small_segmented(const __grid_constant__ ffn::Params p) {
   ffn::run<ffn::Small, true, true, 8, 16, 32, 64>(p);
+}
+__global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_wide_segmented(const __grid_constant__ ffn::Params p) {
+  ffn::run<ffn::Wide, true, true, 96, 128, 160, 192>(p);
 }
 __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_large(const __grid_constant__ ffn::Params p) {
   ffn::run<ffn::Large, false, true, 64, 96, 128, 160>(p);

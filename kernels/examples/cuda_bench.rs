@@ -13,12 +13,12 @@ mod common;
 
 use std::fmt::Write as _;
 
-use common::{Block, Routing, counts, random_rows, route, seeded};
+use common::{Block, Routing, random_rows, route, seeded};
 use half::bf16;
 use rand::Rng;
 use sluice_kernels::cuda::{
-    Buffer, Device, Error, ExpertFfn, ExpertShape, ExpertSlots, Fill, Graph, Merge, MergeIo, Output, PairRows, Returned, Rows,
-    Split, Tuning, Variant,
+    Buffer, Device, Error, ExpertFfn, ExpertShape, ExpertSlots, Fill, Graph, Merge, MergeIo, Output,
+    PairRows, Returned, Rows, Split, Tuning, Variant,
 };
 
 const BYTES_PER_SECOND: f64 = 3.0e12;
@@ -44,14 +44,19 @@ fn main() {
 fn bench() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| arguments.iter().any(|a| a == name);
-    let value = |name: &str| arguments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
+    let value = |name: &str| {
+        arguments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+    };
     let filter = arguments.iter().find(|a| !a.starts_with("--")).cloned().unwrap_or_default();
-    let tokens = value("--tokens").map_or(TOKENS.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
+    let tokens =
+        value("--tokens").map_or(TOKENS.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
     let g: usize = value("--segments").map_or(1, |g| g.parse().unwrap());
     let routing = if flag("--skewed") { Routing::Skewed } else { Routing::Even };
     let device = Device::open(0)?;
     println!("{}, {routing:?} routing, {g} segments", device.name());
-    println!("| block | n | experts hit, most rows | floor us | experts us (of floor) | chain us (of floor) |");
+    println!(
+        "| block | n | experts hit, most rows | floor us | experts us (of floor) | chain us (of floor) |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut counted = String::new();
     for (block, sets) in BLOCKS.into_iter().filter(|(block, _)| block.name.contains(&filter)) {
@@ -76,6 +81,7 @@ struct Bench<'a> {
     out: Buffer<bf16>,
     weights: Buffer<f32>,
     tokens: usize,
+    segmented: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -88,7 +94,9 @@ impl<'a> Bench<'a> {
         Ok(Self {
             device,
             block,
-            sets: (0..sets).map(|seed| block.slots(device, &fill, seed as u64, &shape)).collect::<Result<_, _>>()?,
+            sets: (0..sets)
+                .map(|seed| block.slots(device, &fill, seed as u64, &shape))
+                .collect::<Result<_, _>>()?,
             ffn: ExpertFfn::new(device, &shape, block.units, pairs)?,
             merge: Merge::new(device)?,
             x: device.upload(&random_rows(tokens * block.hidden, &mut rng))?,
@@ -96,10 +104,17 @@ impl<'a> Bench<'a> {
             out: device.zeros(tokens * block.hidden)?,
             weights: device.upload(&weights)?,
             tokens,
+            segmented: g > 1,
         })
     }
 
-    fn run(mut self, tokens: &[usize], routing: Routing, all: bool, counted: &mut String) -> Result<(), Error> {
+    fn run(
+        mut self,
+        tokens: &[usize],
+        routing: Routing,
+        all: bool,
+        counted: &mut String,
+    ) -> Result<(), Error> {
         for &n in tokens {
             let ids = route(&self.block, routing, n, &mut seeded(11 + n as u64));
             let counts = counts(&self.block, &ids);
@@ -124,18 +139,10 @@ impl<'a> Bench<'a> {
             );
             if all {
                 self.list(&ids)?;
-                for tuning in variants(most) {
-                    match self.time(|this, set| this.experts(set, &tuning)) {
-                        Ok(us) => println!(
-                            "    {:?} {:?} chunk {}: {us:.1} ({:.2})",
-                            tuning.variant.unwrap(),
-                            tuning.split,
-                            tuning.chunk,
-                            floor / us
-                        ),
-                        Err(Error::Argument(_)) => {}
-                        Err(error) => return Err(error),
-                    }
+                for tuning in variants(most, self.segmented) {
+                    let us = self.time(|this, set| this.experts(set, &tuning))?;
+                    let (variant, split, chunk) = (tuning.variant.unwrap(), tuning.split, tuning.chunk);
+                    println!("    {variant:?} {split:?} chunk {chunk}: {us:.1} ({:.2})", floor / us);
                 }
             }
         }
@@ -182,17 +189,26 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn variants(most: usize) -> Vec<Tuning> {
+fn variants(most: usize, segmented: bool) -> Vec<Tuning> {
     let mut tunings = Vec::new();
-    for (variant, chunks) in [(Variant::Small, [8, 16, 32, 64]), (Variant::Large, [64, 96, 128, 160])] {
-        let smallest = chunks.into_iter().find(|c| *c >= most).unwrap_or(chunks[3]);
-        for chunk in chunks.into_iter().filter(|c| (smallest..=2 * smallest).contains(c)) {
-            for split in [Split::Own, Split::Dynamic] {
-                tunings.push(Tuning { chunk, split, variant: Some(variant), ..Tuning::for_rows(most) });
-            }
+    for variant in [Variant::Small, Variant::Wide, Variant::Large] {
+        let chunks = variant.chunks(segmented);
+        let enough = chunks.iter().copied().find(|c| *c >= most).or(chunks.last().copied());
+        let Some(chunk) = enough else { continue };
+        for split in [Split::Own, Split::Dynamic] {
+            tunings.push(Tuning { chunk, split, variant: Some(variant), ..Tuning::for_rows(most) });
         }
     }
     tunings
+}
+
+/// Rows that each expert has.
+fn counts(block: &Block, ids: &[i32]) -> Vec<usize> {
+    let mut counts = vec![0; block.units];
+    for id in ids {
+        counts[*id as usize] += 1;
+    }
+    counts
 }
 
 /// The larger of the time for the bytes (weights of the experts hit, rows in and out) and that for the arithmetic.

@@ -6,6 +6,11 @@
 
 namespace ffn {
 
+// Sums that wait in global memory: a thread's pieces of 16 bytes lie a warpgroup's pieces apart.
+constexpr int kScratchStride = 128;
+// The largest N at which all levels of the tree over segments wait in registers.
+constexpr int kTokensWithAllLevels = 64;
+
 template <int kTiles, int kTokens>
 struct Accumulators {
   float v[kTiles][kTokens / 2];
@@ -22,6 +27,28 @@ struct Accumulators {
     for (int m = 0; m < kTiles; m++) {
 #pragma unroll
       for (int i = 0; i < kTokens / 2; i++) v[m][i] = __fadd_rn(other.v[m][i], v[m][i]);
+    }
+  }
+  __device__ __forceinline__ void store(float4* to) const {
+#pragma unroll
+    for (int m = 0; m < kTiles; m++) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; i += 4) {
+        to[(m * kTokens / 8 + i / 4) * kScratchStride] = make_float4(v[m][i], v[m][i + 1], v[m][i + 2], v[m][i + 3]);
+      }
+    }
+  }
+  __device__ __forceinline__ void load(const float4* from) {
+#pragma unroll
+    for (int m = 0; m < kTiles; m++) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; i += 4) {
+        const float4 four = from[(m * kTokens / 8 + i / 4) * kScratchStride];
+        v[m][i] = four.x;
+        v[m][i + 1] = four.y;
+        v[m][i + 2] = four.z;
+        v[m][i + 3] = four.w;
+      }
     }
   }
   __device__ __forceinline__ void wait() {
@@ -42,7 +69,7 @@ __device__ __forceinline__ void multiply_block(Accumulators<S::kTiles, kTokens>&
   for (int step = 0; step < 2; step++) {
 #pragma unroll
     for (int m = 0; m < S::kTiles; m++) {
-      Wgmma<kTokens>::accumulate(acc.v[m], weights + layout::operand_offset(m * 8 * S::kStripBytes + step * 32),
+      Wgmma<kTokens>::accumulate(acc.v[m], weights + layout::operand_offset(m * 8 * layout::kBlockBytes + step * 32),
                                  tokens + layout::operand_offset(step * 32));
     }
   }
@@ -68,10 +95,11 @@ struct Chain {
   }
   template <int kTokens>
   __device__ __forceinline__ void multiply(Accumulators<S::kTiles, kTokens>& acc, int block) const {
-    const uint64_t weights = layout::operand(place.weights() + warpgroup * S::kTiles * 8 * S::kStripBytes, S::kStripBytes);
-    const uint64_t tokens = layout::operand(place.tokens(), S::kStripBytes);
-    const uint64_t offset = layout::operand_offset(block * layout::kBlockBytes);
-    multiply_block<S>(acc, weights + offset, tokens + offset);
+    const uint64_t weights =
+        layout::operand(place.weights() + warpgroup * S::kTiles * 8 * layout::kBlockBytes, layout::kBlockBytes);
+    const uint64_t tokens = layout::operand(place.tokens(), S::kTokenBytes);
+    multiply_block<S>(acc, weights + layout::operand_offset(block * S::kWeightBlockBytes),
+                      tokens + layout::operand_offset(block * layout::kBlockBytes));
   }
 
   // Stages that are not multiplied: the tile ends before this warpgroup's strips.
@@ -117,50 +145,64 @@ struct Chain {
     }
   }
 
-  // The same as a balanced binary tree over segments, each a chain of its own. Sums wait in `pending`, one per level; the
-  // bits of a segment's number say which of them its own sum completes.
+  // The same as a balanced binary tree over the segments (2, 4 or 8) that end at `ends`, each a chain of its own. Written
+  // out as a tree, because a loop that decides by the segment's number which sums it completes spilled them all. Where
+  // registers do not hold all levels, the upper ones wait in `scratch`: they are written and read once or twice per tile.
   template <int kTokens>
-  __device__ __forceinline__ void run_segments(Accumulators<S::kTiles, kTokens>& acc, const int* ends, int segments) {
-    constexpr int kLevels = 3;
-    static_assert(1 << kLevels == kMaxSegments);
-    Accumulators<S::kTiles, kTokens> pending[kLevels];
-    // Without a first value they would be live from the kernel's start, for every N at once.
-#pragma unroll
-    for (int level = 0; level < kLevels; level++) pending[level].clear();
-    int done = 0, in_stage = 0;
-    for (int segment = 0; segment < segments; segment++) {
-      acc.clear();
-      while (done < ends[segment]) {
-        if (in_stage == 0) enter_stage();
-        const int here = min(S::kBlocks - in_stage, ends[segment] - done);
-#pragma unroll 1
-        for (int b = in_stage; b < in_stage + here; b++) {
-          ptx::products_begin();
-          multiply(acc, b);
-          ptx::products_commit();
-        }
-        acc.wait();
-        done += here;
-        in_stage += here;
-        if (in_stage == S::kBlocks || done == ends[segments - 1]) {
-          leave_stage();
-          in_stage = 0;
-        }
-      }
-      fold<0>(acc, pending, segment);
-    }
+  __device__ __forceinline__ void run_segments(Accumulators<S::kTiles, kTokens>& acc, const int* ends, int segments,
+                                               float4* scratch) {
+    SegmentWalk walk{ends, ends[segments - 1]};
+    subtree<2>(acc, walk, segments, scratch);
   }
 
  private:
-  template <int kLevel, int kLevels, int kTokens>
-  __device__ __forceinline__ void fold(Accumulators<S::kTiles, kTokens>& acc,
-                                       Accumulators<S::kTiles, kTokens> (&pending)[kLevels], int segment) {
-    if constexpr (kLevel < kLevels) {
-      if (segment >> kLevel & 1) {
-        acc.add(pending[kLevel]);
-        fold<kLevel + 1>(acc, pending, segment);
+  struct SegmentWalk {
+    const int* ends;
+    int blocks;
+    int segment = 0, done = 0, in_stage = 0;
+  };
+
+  template <int kLevel, int kTokens>
+  __device__ __forceinline__ void subtree(Accumulators<S::kTiles, kTokens>& acc, SegmentWalk& walk, int segments,
+                                          float4* scratch) {
+    if constexpr (kLevel < 0) {
+      run_segment(acc, walk);
+    } else {
+      subtree<kLevel - 1>(acc, walk, segments, scratch);
+      if (segments >> kLevel < 2) return;
+      Accumulators<S::kTiles, kTokens> left;
+      if constexpr (kLevel == 0 || kTokens <= kTokensWithAllLevels) {
+        left = acc;
+        subtree<kLevel - 1>(acc, walk, segments, scratch);
       } else {
-        pending[kLevel] = acc;
+        float4* const stored = scratch + (kLevel - 1) * (S::kTiles * kTokens / 8) * kScratchStride;
+        acc.store(stored);
+        subtree<kLevel - 1>(acc, walk, segments, scratch);
+        left.load(stored);
+      }
+      acc.add(left);
+    }
+  }
+
+  template <int kTokens>
+  __device__ __forceinline__ void run_segment(Accumulators<S::kTiles, kTokens>& acc, SegmentWalk& walk) {
+    const int end = walk.ends[walk.segment++];
+    acc.clear();
+    while (walk.done < end) {
+      if (walk.in_stage == 0) enter_stage();
+      const int here = min(S::kBlocks - walk.in_stage, end - walk.done);
+#pragma unroll 1
+      for (int b = walk.in_stage; b < walk.in_stage + here; b++) {
+        ptx::products_begin();
+        multiply(acc, b);
+        ptx::products_commit();
+      }
+      acc.wait();
+      walk.done += here;
+      walk.in_stage += here;
+      if (walk.in_stage == S::kBlocks || walk.done == walk.blocks) {
+        leave_stage();
+        walk.in_stage = 0;
       }
     }
   }

@@ -30,6 +30,7 @@ struct Params {
   const int* target;               // row of y, per listed pair
   bf16* h;                         // [listed pairs, f]
   void* y;                         // slab of output rows: bf16, or f32 for subtrees
+  float4* scratch;                 // 2 x kScratchPieces per block, for segments in wide tiles; else unused
   unsigned* sync;                  // a ready counter per entry, blocks done, next tile: zero between launches
   long long slot_stride;           // values
   int x_stride, y_stride;          // values
@@ -41,6 +42,9 @@ struct Params {
   int segments;                    // of the inner columns held; 1 in the variants without segments
   int segment_ends[kMaxSegments];  // in blocks of 32 columns
 };
+
+// Two levels of sums of a warpgroup for up to 192 tokens, twice.
+constexpr int kScratchPieces = 2 * 192 / 8 * 128;
 
 constexpr int kConsumerWarps = 8;
 constexpr int kGatherWarps = 3;

@@ -16,10 +16,12 @@ struct Shape {
   static constexpr int kMaxChunk = kMaxChunk_;
   static constexpr int kRingBytes = kRingBytes_;
   static constexpr int kStrips = 2 * kTiles * 8;
-  static constexpr int kStripBytes = kBlocks * layout::kBlockBytes;
-  static constexpr int kWeightBytes = kStrips * kStripBytes;
+  // Weights lie block by block, the tile's strips side by side; tokens eight rows at a time, all blocks of them.
+  static constexpr int kWeightBlockBytes = kStrips * layout::kBlockBytes;
+  static constexpr int kWeightBytes = kBlocks * kWeightBlockBytes;
+  static constexpr int kTokenBytes = kBlocks * layout::kBlockBytes;
   // Stages at the smallest chunk: as many as the ring ever has.
-  static constexpr int kMaxStages = kRingBytes / (kWeightBytes + kStripBytes);
+  static constexpr int kMaxStages = kRingBytes / (kWeightBytes + kTokenBytes);
 };
 
 // The staging of one warpgroup's output: 32 tokens x 64 columns of bf16.
@@ -53,8 +55,8 @@ class Place {
  public:
   __device__ Place(uint32_t shared, int chunk)
       : shared_(shared),
-        stage_bytes_(S::kWeightBytes + chunk / 8 * S::kStripBytes),
-        stages_(S::kRingBytes / (S::kWeightBytes + chunk / 8 * S::kStripBytes)) {}
+        stage_bytes_(S::kWeightBytes + chunk / 8 * S::kTokenBytes),
+        stages_(S::kRingBytes / (S::kWeightBytes + chunk / 8 * S::kTokenBytes)) {}
 
   __device__ __forceinline__ int stages() const { return stages_; }
   __device__ __forceinline__ uint32_t weights() const { return shared_ + stage_ * stage_bytes_; }

@@ -4,6 +4,10 @@
 
 namespace ffn {
 
+__device__ __forceinline__ int strips_of(const Params& p, Phase phase) {
+  return (phase == kDown ? p.d : 2 * p.f) / layout::kStripRows;
+}
+
 struct Tile {
   Phase phase;
   int entry;
@@ -19,19 +23,22 @@ struct Plan {
   int begin[2], end[2];
 };
 
-__device__ inline Plan make_plan(const Params& p, int active) {
-  const int blocks = gridDim.x, block = blockIdx.x, strips[2] = {p.f / 4, p.d / 8};
-  // Measured (docs/kernels.md): own blocks win while an expert gets at least four of them.
-  const bool own = active > 0 && active <= blocks &&
-                   (p.split == Split::kOwn || (p.split == Split::kAuto && 4 * active <= blocks));
+template <class S>
+__device__ Plan make_plan(const Params& p, int active) {
+  const int blocks = gridDim.x, block = blockIdx.x, strips[2] = {strips_of(p, kGateUp), strips_of(p, kDown)};
+  // Measured (docs/kernels.md): a phase that has hardly more tiles than there are blocks is better cut evenly; otherwise
+  // drawing tiles evens out that some blocks run faster. Large tiles are for many rows, which experts share unevenly.
+  const int tiles = active * (min(strips[0], strips[1]) / S::kStrips);
+  const bool few = S::kTiles == 1 && 3 * tiles < 4 * blocks;
+  const bool own = active > 0 && active <= blocks && (p.split == Split::kOwn || (p.split == Split::kAuto && few));
   if (!own) return {true, 0, active, {0, 0}, {strips[0], strips[1]}};
   const int entry = ((block + 1) * active - 1) / blocks, first = entry * blocks / active;
   const int rank = block - first, of = (entry + 1) * blocks / active - first;
   Plan plan{false, entry, 1, {}, {}};
   for (int phase = 0; phase < 2; phase++) {
-    // In pairs: a gate strip and its up strip stay together.
-    plan.begin[phase] = rank * (strips[phase] / 2) / of * 2;
-    plan.end[phase] = (rank + 1) * (strips[phase] / 2) / of * 2;
+    const int unit = phase == kGateUp ? 2 : 1;  // a gate strip and its up strip stay together
+    plan.begin[phase] = rank * (strips[phase] / unit) / of * unit;
+    plan.end[phase] = (rank + 1) * (strips[phase] / unit) / of * unit;
   }
   return plan;
 }

@@ -33,14 +33,21 @@ impl Block {
         let mut matrices =
             Matrices { gate: device.zeros(values)?, up: device.zeros(values)?, down: device.zeros(values)? };
         let seed = (seed * 4096 + unit as u64) * 4;
-        for (i, matrix) in [&mut matrices.gate, &mut matrices.up, &mut matrices.down].into_iter().enumerate() {
+        for (i, matrix) in [&mut matrices.gate, &mut matrices.up, &mut matrices.down].into_iter().enumerate()
+        {
             fill.normal(device, matrix, (seed + i as u64) << 40, WEIGHT_SCALE)?;
         }
         Ok(matrices)
     }
 
     /// All experts of a seed, loaded into slots of the given shape.
-    pub fn slots(&self, device: &Device, fill: &Fill, seed: u64, shape: &ExpertShape) -> Result<ExpertSlots, Error> {
+    pub fn slots(
+        &self,
+        device: &Device,
+        fill: &Fill,
+        seed: u64,
+        shape: &ExpertShape,
+    ) -> Result<ExpertSlots, Error> {
         let mut slots = ExpertSlots::new(device, shape, self.units)?;
         for unit in 0..self.units {
             let Matrices { gate, up, down } = self.matrices(device, fill, seed, unit)?;
@@ -77,21 +84,13 @@ pub fn route(block: &Block, routing: Routing, n: usize, rng: &mut SmallRng) -> V
                 let hot = units / 16;
                 let (hot_weight, weight) = (8.0, 8.0 / 15.0);
                 let weight_of = |e: usize| if e < hot { hot_weight } else { weight };
-                rand::seq::index::sample_weighted(rng, units, weight_of, top_k).map_or_else(|_| (0..top_k).collect(), |s| s.into_vec())
+                rand::seq::index::sample_weighted(rng, units, weight_of, top_k)
+                    .map_or_else(|_| (0..top_k).collect(), |s| s.into_vec())
             }
         };
         ids.extend(chosen.into_iter().map(|e| e as i32));
     }
     ids
-}
-
-/// Rows that each expert has.
-pub fn counts(block: &Block, ids: &[i32]) -> Vec<usize> {
-    let mut counts = vec![0; block.units];
-    for id in ids {
-        counts[*id as usize] += 1;
-    }
-    counts
 }
 
 /// Values of about unit variance.

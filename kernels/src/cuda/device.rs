@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute,
+};
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
     DriverError, ValidAsZeroBits, result,
@@ -151,7 +153,12 @@ impl Device {
     }
 
     /// A kernel with `threads` threads per block and no dynamic shared memory.
-    pub(crate) fn kernel(&self, module: &'static str, name: &'static str, threads: u32) -> Result<Kernel, Error> {
+    pub(crate) fn kernel(
+        &self,
+        module: &'static str,
+        name: &'static str,
+        threads: u32,
+    ) -> Result<Kernel, Error> {
         let Some((_, handle)) = self.modules.iter().find(|(cubin, _)| cubin.name == module) else {
             return Err(Error::NoKernel {
                 kernel: name,
@@ -161,7 +168,8 @@ impl Device {
             });
         };
         self.bind()?;
-        let symbol = CString::new(name).map_err(|_| crate::Error::Unsupported { what: format!("kernel name {name:?}") })?;
+        let symbol = CString::new(name)
+            .map_err(|_| crate::Error::Unsupported { what: format!("kernel name {name:?}") })?;
         // SAFETY: the module was loaded by `open` and lives until this is dropped.
         let function = unsafe { result::module::get_function(*handle, symbol) }.doing("finding a kernel")?;
         Ok(Kernel { function, threads, shared: 0 })

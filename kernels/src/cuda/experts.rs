@@ -17,16 +17,41 @@ const FFN_THREADS: u32 = 384;
 const LIST_THREADS: u32 = 1024;
 /// Values of a 16-byte access: rows start at multiples of it.
 const ROW_UNIT: usize = 8;
-/// Rows of the fullest expert from which the large tiles are faster (docs/kernels.md).
-const LARGE_FROM_ROWS: usize = 65;
+/// `ffn::kScratchPieces`, of 4 values, per warpgroup; a block has two.
+const SCRATCH_VALUES_PER_BLOCK: usize = 2 * 4 * (2 * 192 / 8 * 128);
 
 /// Which tiles a launch uses. The same bits in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// 128 weight rows x up to 64 tokens.
+    /// 128 weight rows x up to 128 tokens; up to 64 where experts have several segments.
     Small,
-    /// 256 weight rows x up to 160 tokens. Experts in one segment only.
+    /// 128 weight rows x up to 192 tokens, for experts in several segments.
+    Wide,
+    /// 256 weight rows x up to 160 tokens, for experts in one segment.
     Large,
+}
+
+impl Variant {
+    /// The tokens that a tile may have, or none where the variant is not for such experts.
+    pub fn chunks(self, segmented: bool) -> &'static [usize] {
+        match (self, segmented) {
+            (Self::Small, false) => &[8, 16, 32, 64, 96, 128],
+            (Self::Small, true) => &[8, 16, 32, 64],
+            (Self::Wide, true) => &[96, 128, 160, 192],
+            (Self::Large, false) => &[64, 96, 128, 160],
+            (Self::Wide, false) | (Self::Large, true) => &[],
+        }
+    }
+
+    /// The fastest one (docs/kernels.md), where the fullest expert has so many rows.
+    fn for_rows(rows: usize, segmented: bool) -> Self {
+        let small = Self::Small.chunks(segmented).last().copied().unwrap_or(0);
+        match (rows <= small, segmented) {
+            (true, _) => Self::Small,
+            (false, true) => Self::Wide,
+            (false, false) => Self::Large,
+        }
+    }
 }
 
 /// How tiles are dealt to multiprocessors. The same bits in each.
@@ -50,8 +75,7 @@ pub struct Tuning {
     pub variant: Option<Variant>,
     /// How they are dealt.
     pub split: Split,
-    /// Most tokens of a tile: 8, 16, 32 or 64 in small tiles, 64, 96, 128 or 160 in large ones; 0 for what the fullest
-    /// expert needs.
+    /// Most tokens of a tile, one of [`Variant::chunks`], or 0 for what the fullest expert needs.
     pub chunk: usize,
     /// Blocks launched; 0 for one on each multiprocessor.
     pub blocks: usize,
@@ -105,12 +129,15 @@ pub struct ExpertFfn {
     source: Buffer<i32>,
     target: Buffer<i32>,
     h: Buffer<bf16>,
+    /// Sums that wait for their sibling segments.
+    scratch: Buffer<f32>,
     sync: Buffer<u32>,
     /// What the lists in `source` and `target` were checked against: rows read, rows written, slots.
     listed: Option<(usize, usize, usize)>,
     build_lists: Kernel,
     small: Kernel,
     small_segmented: Kernel,
+    wide_segmented: Kernel,
     large: Kernel,
 }
 
@@ -125,6 +152,7 @@ struct Params {
     target: u64,
     h: u64,
     y: u64,
+    scratch: u64,
     sync: u64,
     slot_stride: i64,
     x_stride: i32,
@@ -143,9 +171,12 @@ impl ExpertFfn {
     /// A workspace for up to `units` units of a block and `max_pairs` pairs (token, k) per launch.
     pub fn new(device: &Device, shape: &ExpertShape, units: usize, max_pairs: usize) -> Result<Self, Error> {
         if units == 0 || units > MAX_UNITS {
-            return Err(crate::Error::Unsupported { what: format!("{units} units: use 1..={MAX_UNITS}") }.into());
+            return Err(
+                crate::Error::Unsupported { what: format!("{units} units: use 1..={MAX_UNITS}") }.into()
+            );
         }
         int(max_pairs)?;
+        let segmented = shape.segment_ends().len() > 1;
         Ok(Self {
             shape: shape.clone(),
             units,
@@ -155,11 +186,17 @@ impl ExpertFfn {
             source: device.zeros(max_pairs)?,
             target: device.zeros(max_pairs)?,
             h: device.zeros(max_pairs * shape.inner().len())?,
+            scratch: device.zeros(if segmented {
+                device.multiprocessors() * SCRATCH_VALUES_PER_BLOCK
+            } else {
+                0
+            })?,
             sync: device.zeros(units + 2)?,
             listed: None,
             build_lists: device.kernel("lists", "build_lists", LIST_THREADS)?,
             small: device.expert_ffn("expert_ffn_small", FFN_THREADS)?,
             small_segmented: device.expert_ffn("expert_ffn_small_segmented", FFN_THREADS)?,
+            wide_segmented: device.expert_ffn("expert_ffn_wide_segmented", FFN_THREADS)?,
             large: device.expert_ffn("expert_ffn_large", FFN_THREADS)?,
         })
     }
@@ -211,7 +248,8 @@ impl ExpertFfn {
         let mut source_list = device.address_mut(&mut self.source);
         let mut target_list = device.address_mut(&mut self.target);
         let (mut pairs, mut top_k, mut units) = (int(pairs)?, int(top_k)?, int(self.units)?);
-        let (mut slots_i32, mut read_i32, mut written_i32) = (int(slots)?, int(rows_read)?, int(rows_written)?);
+        let (mut slots_i32, mut read_i32, mut written_i32) =
+            (int(slots)?, int(rows_read)?, int(rows_written)?);
         let mut arguments = [
             argument(&mut ids),
             argument(&mut pairs),
@@ -254,7 +292,9 @@ impl ExpertFfn {
             .into());
         }
         let Some((rows_read, rows_written, slots)) = self.listed else {
-            return Err(crate::Error::Unsupported { what: "a launch before rows were listed for it".into() }.into());
+            return Err(
+                crate::Error::Unsupported { what: "a launch before rows were listed for it".into() }.into()
+            );
         };
         let d = self.shape.hidden();
         same("slots (as listed)", slots, weights.slots())?;
@@ -263,12 +303,14 @@ impl ExpertFfn {
             Output::Whole(buffer) if self.shape.is_whole() => buffer.len(),
             Output::Subtree(buffer) => buffer.len(),
             Output::Whole(_) => {
-                return Err(crate::Error::Unsupported { what: "the output of a slice as bf16: it is an f32 subtree".into() }
-                    .into());
+                return Err(crate::Error::Unsupported {
+                    what: "the output of a slice as bf16: it is an f32 subtree".into(),
+                }
+                .into());
             }
         };
         check_rows("output", rows_written, y_values, y_stride, d)?;
-        let (kernel, max_chunk) = self.choose(tuning)?;
+        let kernel = self.choose(tuning)?;
         let blocks = if tuning.blocks == 0 { device.multiprocessors() } else { tuning.blocks };
         below("blocks (no more than multiprocessors)", blocks - 1, device.multiprocessors())?;
 
@@ -289,6 +331,7 @@ impl ExpertFfn {
                 Output::Whole(buffer) => device.address_mut(buffer),
                 Output::Subtree(buffer) => device.address_mut(buffer),
             },
+            scratch: device.address_mut(&mut self.scratch),
             sync: device.address_mut(&mut self.sync),
             slot_stride: self.shape.slot_values() as i64,
             x_stride: int(x.stride)?,
@@ -296,48 +339,52 @@ impl ExpertFfn {
             d: int(d)?,
             f: int(self.shape.inner().len())?,
             units: int(self.units)?,
-            max_chunk: int(max_chunk)?,
+            max_chunk: int(tuning.chunk)?,
             split: tuning.split as i32,
             y_is_f32,
             segments: int(self.shape.segment_ends().len())?,
             segment_ends,
         };
         // SAFETY: `Params` is the kernel's; every size is checked above, and the lists were checked by `build_lists`.
-        unsafe {
-            launch(device, kernel, (blocks as u32, 1), Start::Overlapped, &mut [argument(&mut params)])
-        }
+        unsafe { launch(device, kernel, (blocks as u32, 1), Start::Overlapped, &mut [argument(&mut params)]) }
     }
 
-    fn choose(&self, tuning: &Tuning) -> Result<(Kernel, usize), Error> {
+    fn choose(&self, tuning: &Tuning) -> Result<Kernel, Error> {
         let segmented = self.shape.segment_ends().len() > 1;
-        let variant = tuning.variant.unwrap_or(if tuning.expected_rows >= LARGE_FROM_ROWS && !segmented {
-            Variant::Large
-        } else {
-            Variant::Small
-        });
-        let (kernel, chunks): (Kernel, &[usize]) = match variant {
-            Variant::Small if segmented => (self.small_segmented, &[8, 16, 32, 64]),
-            Variant::Small => (self.small, &[8, 16, 32, 64]),
-            Variant::Large if segmented => {
-                return Err(crate::Error::Unsupported { what: "large tiles for experts in several segments".into() }.into());
-            }
-            Variant::Large => (self.large, &[64, 96, 128, 160]),
-        };
-        if tuning.chunk != 0 && !chunks.contains(&tuning.chunk) {
+        let variant = tuning.variant.unwrap_or(Variant::for_rows(tuning.expected_rows, segmented));
+        let chunks = variant.chunks(segmented);
+        if chunks.is_empty() || !(tuning.chunk == 0 || chunks.contains(&tuning.chunk)) {
             return Err(crate::Error::Unsupported {
-                what: format!("tiles of {} tokens: {variant:?} has {chunks:?}", tuning.chunk),
+                what: format!(
+                    "{variant:?} tiles of {} tokens for experts in {} segments: there are {chunks:?}",
+                    tuning.chunk,
+                    self.shape.segment_ends().len()
+                ),
             }
             .into());
         }
-        Ok((kernel, tuning.chunk))
+        Ok(match variant {
+            Variant::Small if segmented => self.small_segmented,
+            Variant::Small => self.small,
+            Variant::Wide => self.wide_segmented,
+            Variant::Large => self.large,
+        })
     }
 }
 
 /// Refuses rows that do not fit their memory or are not aligned.
-fn check_rows(what: &'static str, rows: usize, values: usize, stride: usize, columns: usize) -> Result<(), crate::Error> {
+fn check_rows(
+    what: &'static str,
+    rows: usize,
+    values: usize,
+    stride: usize,
+    columns: usize,
+) -> Result<(), crate::Error> {
     if stride < columns || !stride.is_multiple_of(ROW_UNIT) {
         return Err(crate::Error::Unsupported {
-            what: format!("{what} rows {stride} values apart: use a multiple of {ROW_UNIT} from {columns} on"),
+            what: format!(
+                "{what} rows {stride} values apart: use a multiple of {ROW_UNIT} from {columns} on"
+            ),
         });
     }
     let needed = if rows == 0 { 0 } else { (rows - 1) * stride + columns };

@@ -2,9 +2,9 @@
 
 use half::bf16;
 
+use super::Error;
 use super::device::{Buffer, Device, Kernel};
 use super::launch::{Start, argument, launch};
-use super::Error;
 
 const THREADS: u32 = 256;
 const BLOCKS_PER_MULTIPROCESSOR: usize = 16;
@@ -22,7 +22,13 @@ impl Fill {
     }
 
     /// Nearly normal values of standard deviation `scale`.
-    pub fn normal(&self, device: &Device, out: &mut Buffer<bf16>, seed: u64, scale: f32) -> Result<(), Error> {
+    pub fn normal(
+        &self,
+        device: &Device,
+        out: &mut Buffer<bf16>,
+        seed: u64,
+        scale: f32,
+    ) -> Result<(), Error> {
         let (mut values, mut seed, mut scale) = (out.len() as i64, seed, scale);
         let mut pointer = device.address_mut(out);
         let blocks = (device.multiprocessors() * BLOCKS_PER_MULTIPROCESSOR) as u32;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUevent_flags_enum as EventFlags, CUgraphInstantiate_flags_enum as GraphFlags, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    CUevent_flags_enum as EventFlags, CUgraphInstantiate_flags_enum as GraphFlags, CUstreamCaptureMode,
+};
 
 use super::device::Device;
 use super::error::{Doing, Error};
@@ -35,7 +37,8 @@ impl Graph {
 impl Device {
     /// The device's time for what `launches` launches.
     pub fn timed(&self, launches: impl FnOnce() -> Result<(), Error>) -> Result<Duration, Error> {
-        let mark = || self.stream().record_event(Some(EventFlags::CU_EVENT_DEFAULT)).doing("recording an event");
+        let mark =
+            || self.stream().record_event(Some(EventFlags::CU_EVENT_DEFAULT)).doing("recording an event");
         let start = mark()?;
         launches()?;
         let end = mark()?;

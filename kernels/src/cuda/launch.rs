@@ -46,7 +46,13 @@ pub(crate) unsafe fn launch(
     };
     // SAFETY: the configuration outlives the call; the arguments are the caller's.
     unsafe {
-        sys::cuLaunchKernelEx(&raw const config, kernel.function, arguments.as_mut_ptr(), std::ptr::null_mut()).result()
+        sys::cuLaunchKernelEx(
+            &raw const config,
+            kernel.function,
+            arguments.as_mut_ptr(),
+            std::ptr::null_mut(),
+        )
+        .result()
     }
     .doing("launching a kernel")
 }

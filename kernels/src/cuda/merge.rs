@@ -3,10 +3,10 @@
 use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;
 
+use super::Error;
 use super::device::{Buffer, Device, Kernel};
 use super::launch::{Start, argument, launch};
 use super::shape::MAX_SEGMENTS;
-use super::Error;
 use crate::error::same;
 
 const THREADS: u32 = 256;
@@ -53,15 +53,28 @@ impl Merge {
     }
 
     /// `out = residual + sum over k of weight_k * y_k`, for `n` tokens of `top_k` outputs with `d` columns.
-    pub fn run(&self, device: &Device, n: usize, top_k: usize, d: usize, io: MergeIo<'_>) -> Result<(), Error> {
+    pub fn run(
+        &self,
+        device: &Device,
+        n: usize,
+        top_k: usize,
+        d: usize,
+        io: MergeIo<'_>,
+    ) -> Result<(), Error> {
         let MergeIo { returned, rows, weights, residual, mut out } = io;
         let (slab_values, slices) = match &returned {
             Returned::Whole(y) => (y.len(), 1),
             Returned::Slices(y, slices) => (y.len(), *slices),
         };
-        if d == 0 || !d.is_multiple_of(COLUMNS_PER_THREAD) || !slices.is_power_of_two() || slices > MAX_SEGMENTS {
+        if d == 0
+            || !d.is_multiple_of(COLUMNS_PER_THREAD)
+            || !slices.is_power_of_two()
+            || slices > MAX_SEGMENTS
+        {
             return Err(crate::Error::Unsupported {
-                what: format!("merging {d} columns of {slices} slices: use a multiple of 8, and 1, 2, 4 or 8"),
+                what: format!(
+                    "merging {d} columns of {slices} slices: use a multiple of 8, and 1, 2, 4 or 8"
+                ),
             }
             .into());
         }
@@ -75,7 +88,9 @@ impl Merge {
         match &rows {
             Some(rows) => same("row numbers (tokens times experts times slices)", returns, rows.len())?,
             None if returns > slab_rows => {
-                return Err(crate::Error::Range { what: "returned row", index: returns - 1, len: slab_rows }.into());
+                return Err(
+                    crate::Error::Range { what: "returned row", index: returns - 1, len: slab_rows }.into()
+                );
             }
             None => {}
         }
