@@ -20,7 +20,7 @@ const SOURCES: [(&str, &[&str]); 5] = [
 const EVERYWHERE: &[&str] = &["80", "90a", "100a"];
 
 /// Values of N that wgmma instructions are written for; `expert_ffn.cu` uses these.
-const PRODUCT_WIDTHS: [usize; 8] = [8, 16, 32, 64, 96, 128, 160, 192];
+const PRODUCT_WIDTHS: [usize; 9] = [8, 16, 32, 64, 96, 128, 160, 192, 256];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

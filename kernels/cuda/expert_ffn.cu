@@ -86,7 +86,7 @@ __device__ __forceinline__ void gather_tokens(const Params& p, Shared<S>& shared
       ptx::named_barrier(3, kGatherThreads);  // nobody reads the former chunk's list any more
       for (int i = t; i < tokens; i += kGatherThreads) {
         const int pair = entry.start + row + i;
-        shared.source[i] = tile.phase == kDown ? pair : p.source[pair];
+        shared.chunk_source[i] = tile.phase == kDown ? pair : shared.source[pair];
       }
       if (tile.phase == kDown && row == 0) {
         if (lane == 0) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void gather_tokens(const Params& p, Shared<S>& shared
 #pragma unroll 4
           for (int i = first; i < tokens; i += kRows) {
             ptx::copy_16(to + (i >> 3) * S::kTokenBytes + layout::chunk_offset(i & 7, piece),
-                         from + static_cast<long long>(shared.source[i]) * stride);
+                         from + static_cast<long long>(shared.chunk_source[i]) * stride);
           }
         }
         ptx::copies_arrive(place.full());
@@ -168,7 +168,7 @@ __device__ __forceinline__ void multiply_tiles(const Params& p, Shared<S>& share
         continue;
       }
       const Output out{entry.start + row, min(shared.chunk, entry.rows - row), tile.strip + warpgroup * 8 * S::kTiles,
-                       strips};
+                       strips, shared.target};
       multiply_chunk<S, kSegmented, kTokens...>(p, chain, tile.phase, out, staging, t);
       ptx::named_barrier(1 + warpgroup, 128);  // all rows of the warpgroup are stored
       if (tile.phase == kGateUp && t == 0) ptx::add_release(p.sync + tile.entry, strips);
@@ -182,6 +182,25 @@ __device__ int choose_chunk(const Params& p, int max_rows) {
   int chosen = 0;
   ((chosen = (p.max_chunk == 0 || kTokens <= p.max_chunk) && chosen < max_rows ? kTokens : chosen), ...);
   return chosen;
+}
+
+// The lists, by all threads; the last warp makes the plan.
+template <class S, int... kTokens>
+__device__ __forceinline__ void read_lists(const Params& p, Shared<S>& shared) {
+  const int t = threadIdx.x, lane = t & 31;
+  const bool few = p.few.pairs > 0, planner = t >= kThreads - 32;
+  if (!few) {
+    for (int i = t; i < p.units; i += kThreads) shared.entries[i] = p.entries[i];
+  }
+  if (!planner) return;
+  const lists::Header header =
+      few ? lists::list_few(p.few, lane, shared.entries, shared.few_source, shared.few_target) : *p.header;
+  if (lane == 0) {
+    shared.source = few ? shared.few_source : p.source;
+    shared.target = few ? shared.few_target : p.target;
+    shared.chunk = choose_chunk<kTokens...>(p, header.max_rows);
+    shared.plan = make_plan<S>(p, header.active);
+  }
 }
 
 // Producers give up registers that the accumulators of large tiles need.
@@ -207,12 +226,7 @@ __device__ __forceinline__ void run(const Params& p) {
     ptx::barrier_init_done();
   }
   ptx::wait_for_previous_kernel();
-  for (int i = t; i < p.units; i += kThreads) shared.entries[i] = p.entries[i];
-  if (t == kThreads - 1) {
-    const lists::Header header = *p.header;
-    shared.chunk = choose_chunk<kTokens...>(p, header.max_rows);
-    shared.plan = make_plan<S>(p, header.active);
-  }
+  read_lists<S, kTokens...>(p, shared);
   __syncthreads();
   ptx::let_next_kernel_start();
 
@@ -238,14 +252,16 @@ __device__ __forceinline__ void run(const Params& p) {
   }
 }
 
-// Small: six stages of 8 tokens to three of 128. Wide: for segments, whose waiting sums need the registers that a second
-// tile of weights would; seven stages of 96 tokens to five of 192. Large: five stages of 64 tokens to four of 160.
+// Small: six stages of 8 tokens to three of 128. Wide: seven of 64 to four of 256; and, for segments, whose waiting sums
+// need registers, seven of 96 to five of 192. Large: five of 64 to four of 160.
 using Small = Shape<1, 4, 128, 6 * (32768 + 2048)>;
-using Wide = Shape<1, 2, 192, 5 * (16384 + 24576)>;
+using Wide = Shape<1, 2, 256, 4 * (16384 + 32768)>;
+using WideSegmented = Shape<1, 2, 192, 5 * (16384 + 24576)>;
 using Large = Shape<2, 2, 160, 4 * (32768 + 20480)>;
 // What the launch wrapper asks for: all that a block can have.
 constexpr int kSharedLimit = 227 * 1024;
 static_assert(shared_bytes<Small>() <= kSharedLimit && shared_bytes<Wide>() <= kSharedLimit &&
+              shared_bytes<WideSegmented>() <= kSharedLimit &&
               shared_bytes<Large>() <= kSharedLimit);
 
 }  // namespace
@@ -260,7 +276,10 @@ __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_small_segmented(c
   ffn::run<ffn::Small, true, true, 8, 16, 32, 64>(p);
 }
 __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_wide_segmented(const __grid_constant__ ffn::Params p) {
-  ffn::run<ffn::Wide, true, true, 96, 128, 160, 192>(p);
+  ffn::run<ffn::WideSegmented, true, true, 96, 128, 160, 192>(p);
+}
+__global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_wide(const __grid_constant__ ffn::Params p) {
+  ffn::run<ffn::Wide, false, true, 64, 128, 192, 256>(p);
 }
 __global__ void __launch_bounds__(ffn::kThreads, 1) expert_ffn_large(const __grid_constant__ ffn::Params p) {
   ffn::run<ffn::Large, false, true, 64, 96, 128, 160>(p);

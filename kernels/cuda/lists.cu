@@ -24,20 +24,11 @@ __device__ Scan scan_warp(Scan v, int lane) {
   return v;
 }
 
-__device__ int below(int index, int len) {
-  if (static_cast<unsigned>(index) >= static_cast<unsigned>(len)) __trap();
-  return index;
-}
-
 }  // namespace
 
-// ids[pair]: a unit, or anything outside 0..units for a pair that is not for this device.
-// slots: unit -> slot, or null for the identity. source, target: pair -> row, or null for pair / top_k and pair.
-// A slot or row out of bounds ends the launch with an error: expert_ffn trusts the lists.
-// The order of a unit's rows is arbitrary: no row's bits depend on it.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    build_lists(const int* ids, int pairs, int top_k, int units, const int* slots, int slot_count, const int* source,
-                int source_rows, const int* target, int target_rows, lists::Header* header, lists::Entry* entries, int* source_list, int* target_list) {
+    build_lists(const __grid_constant__ lists::Pairs p, lists::Header* header, lists::Entry* entries, int* source_list,
+                int* target_list) {
   __shared__ int count[lists::kMaxUnits];
   __shared__ Scan warp_total[kWarps];
   __shared__ int max_rows;
@@ -47,13 +38,13 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (t == 0) max_rows = 0;
   __syncthreads();
   ptx::wait_for_previous_kernel();
-  for (int pair = t; pair < pairs; pair += kThreads) {
-    const unsigned id = ids[pair];
-    if (id < static_cast<unsigned>(units)) atomicAdd(count + id, 1);
+  for (int pair = t; pair < p.pairs; pair += kThreads) {
+    const unsigned id = p.ids[pair];
+    if (id < static_cast<unsigned>(p.units)) atomicAdd(count + id, 1);
   }
   __syncthreads();
 
-  const int rows = t < units ? count[t] : 0;
+  const int rows = t < p.units ? count[t] : 0;
   const Scan upto = scan_warp({rows, rows > 0}, lane);
   if (lane == 31) warp_total[warp] = upto;
   if (rows > 0) atomicMax(&max_rows, rows);
@@ -66,24 +57,22 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     }
   }
   const int start = before.rows + upto.rows - rows;
-  if (rows > 0) {
-    entries[before.active + upto.active - 1] = {below(slots ? slots[t] : t, slot_count), start, rows, t};
-  }
-  if (t < units) count[t] = start;
+  if (rows > 0) entries[before.active + upto.active - 1] = {p.slot_of(t), start, rows, t};
+  if (t < p.units) count[t] = start;
   if (t == kThreads - 1) {
     const int active = before.active + upto.active;
     *header = {active, max_rows, before.rows + upto.rows, 0};
     warp_total[0].active = active;
   }
   __syncthreads();
-  if (t >= warp_total[0].active && t < units) entries[t] = {0, 0, 0, 0};
+  if (t >= warp_total[0].active && t < p.units) entries[t] = {0, 0, 0, 0};
 
-  for (int pair = t; pair < pairs; pair += kThreads) {
-    const unsigned id = ids[pair];
-    if (id < static_cast<unsigned>(units)) {
+  for (int pair = t; pair < p.pairs; pair += kThreads) {
+    const unsigned id = p.ids[pair];
+    if (id < static_cast<unsigned>(p.units)) {
       const int at = atomicAdd(count + id, 1);
-      source_list[at] = below(source ? source[pair] : pair / top_k, source_rows);
-      target_list[at] = below(target ? target[pair] : pair, target_rows);
+      source_list[at] = p.source_of(pair);
+      target_list[at] = p.target_of(pair);
     }
   }
 }

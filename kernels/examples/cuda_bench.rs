@@ -17,8 +17,8 @@ use common::{Block, Routing, random_rows, route, seeded};
 use half::bf16;
 use rand::Rng;
 use sluice_kernels::cuda::{
-    Buffer, Device, Error, ExpertFfn, ExpertShape, ExpertSlots, Fill, Graph, Merge, MergeIo, Output,
-    PairRows, Returned, Rows, Split, Tuning, Variant,
+    Bounds, Buffer, Device, Error, ExpertCall, ExpertFfn, ExpertShape, ExpertSlots, Fill, Graph, Merge,
+    MergeIo, Output, Pairs, Returned, Rows, Split, Tuning, Variant,
 };
 
 const BYTES_PER_SECOND: f64 = 3.0e12;
@@ -127,8 +127,7 @@ impl<'a> Bench<'a> {
             self.list(&ids)?;
             let experts = self.time(|this, set| this.experts(set, &tuning))?;
             let chain = self.time(|this, set| {
-                this.list(&ids)?;
-                this.experts(set, &tuning)?;
+                this.routed(&ids, set, &tuning)?;
                 this.merge(n)
             })?;
             println!(
@@ -150,14 +149,19 @@ impl<'a> Bench<'a> {
     }
 
     fn list(&mut self, ids: &Buffer<i32>) -> Result<(), Error> {
-        let bounds = (self.tokens, self.tokens * self.block.top_k, self.block.units);
-        self.ffn.list(self.device, &ids.as_view(), self.block.top_k, &PairRows::default(), bounds)
+        let rows_written = self.tokens * self.block.top_k;
+        let bounds = Bounds { rows_read: self.tokens, rows_written, slots: self.block.units };
+        self.ffn.list(self.device, &Pairs::in_order(ids.as_view(), self.block.top_k), bounds)
     }
 
     fn experts(&mut self, set: usize, tuning: &Tuning) -> Result<(), Error> {
-        let d = self.block.hidden;
-        let x = Rows { data: &self.x, stride: d };
-        self.ffn.run(self.device, &self.sets[set], &x, Output::Whole(&mut self.y), d, tuning)
+        let call = call(&self.sets[set], &self.x, &mut self.y, *tuning);
+        self.ffn.run_listed(self.device, call)
+    }
+
+    fn routed(&mut self, ids: &Buffer<i32>, set: usize, tuning: &Tuning) -> Result<(), Error> {
+        let call = call(&self.sets[set], &self.x, &mut self.y, *tuning);
+        self.ffn.run(self.device, &Pairs::in_order(ids.as_view(), self.block.top_k), call)
     }
 
     fn merge(&mut self, n: usize) -> Result<(), Error> {
@@ -187,6 +191,16 @@ impl<'a> Bench<'a> {
         times.sort_by(f64::total_cmp);
         Ok(times[REPLAYS / 2])
     }
+}
+
+fn call<'a>(
+    weights: &'a ExpertSlots,
+    x: &'a Buffer<bf16>,
+    y: &'a mut Buffer<bf16>,
+    tuning: Tuning,
+) -> ExpertCall<'a> {
+    let d = weights.shape().hidden();
+    ExpertCall { weights, x: Rows { data: x, stride: d }, y: Output::Whole(y), y_stride: d, tuning }
 }
 
 fn variants(most: usize, segmented: bool) -> Vec<Tuning> {

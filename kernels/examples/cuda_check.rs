@@ -18,8 +18,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, index::sample};
 use sluice_kernels::cuda::{
-    Buffer, Device, Error, ExpertFfn, ExpertShape, ExpertSlots, Fill, Merge, MergeIo, Output, PairRows,
-    Returned, Rows, Split, Tuning, Variant,
+    Buffer, Device, Error, ExpertCall, ExpertFfn, ExpertShape, ExpertSlots, Fill, Merge, MergeIo, Output,
+    Pairs, Returned, Rows, Split, Tuning, Variant,
 };
 use sluice_kernels::reference;
 
@@ -201,10 +201,17 @@ impl<'a> Checked<'a> {
         let mut y: Buffer<bf16> = device.zeros(pairs * d)?;
         device.fill_bytes(&mut y, POISON)?;
         device.fill_bytes(self.ffn.inner_rows_mut(), POISON)?;
-        let rows = PairRows { slots: None, source: Some(source.as_view()), target: Some(target.as_view()) };
-        self.ffn.list(device, &ids.as_view(), top_k, &rows, (self.tokens, pairs, self.slots.slots()))?;
+        let pairs = Pairs {
+            ids: ids.as_view(),
+            top_k,
+            slots: None,
+            source: Some(source.as_view()),
+            target: Some(target.as_view()),
+        };
         let x = Rows { data: &x, stride: d };
-        self.ffn.run(device, &self.slots, &x, Output::Whole(&mut y), d, tuning)?;
+        let y_whole = Output::Whole(&mut y);
+        let call = ExpertCall { weights: &self.slots, x, y: y_whole, y_stride: d, tuning: *tuning };
+        self.ffn.run(device, &pairs, call)?;
         let y = device.download(&y.as_view())?;
         let unwritten = y.iter().filter(|v| v.is_nan()).count();
         assert!(
@@ -320,11 +327,11 @@ impl<'a> Checked<'a> {
             let mut ffn = ExpertFfn::new(device, &shape, block.units, pairs)?;
             let target: Vec<i32> = (0..pairs).map(|pair| (pair * s + holder) as i32).collect();
             let target = device.upload(&target)?;
-            let rows = PairRows { target: Some(target.as_view()), ..PairRows::default() };
-            ffn.list(device, &ids.as_view(), block.top_k, &rows, (self.tokens, pairs * s, slots.slots()))?;
+            let pairs =
+                Pairs { target: Some(target.as_view()), ..Pairs::in_order(ids.as_view(), block.top_k) };
             let x = Rows { data: x, stride: block.hidden };
-            let tuning = Tuning::for_rows(8);
-            ffn.run(device, &slots, &x, Output::Subtree(&mut parts), block.hidden, &tuning)?;
+            let (y, tuning) = (Output::Subtree(&mut parts), Tuning::for_rows(8));
+            ffn.run(device, &pairs, ExpertCall { weights: &slots, x, y, y_stride: block.hidden, tuning })?;
             device.synchronize()?;
         }
         Ok(parts)

@@ -24,6 +24,7 @@ enum Phase : int { kGateUp = 0, kDown = 1 };
 struct Params {
   const bf16* weights;             // slots: gate_up, then down
   const bf16* x;                   // slab of input rows
+  lists::Pairs few;                // up to lists::kFew pairs to list, or none where they are listed already:
   const lists::Header* header;
   const lists::Entry* entries;
   const int* source;               // row of x, per listed pair
@@ -42,6 +43,8 @@ struct Params {
   int segments;                    // of the inner columns held; 1 in the variants without segments
   int segment_ends[kMaxSegments];  // in blocks of 32 columns
 };
+
+static_assert(sizeof(lists::Pairs) == 56 && sizeof(Params) == 216, "change the launch wrapper too");
 
 // Two levels of sums of a warpgroup for up to 192 tokens, twice.
 constexpr int kScratchPieces = 2 * 192 / 8 * 128;

@@ -37,7 +37,11 @@ struct Shared {
   Queue queue;
   Plan plan;
   int chunk;  // most tokens of a tile
-  int source[S::kMaxChunk];
+  int chunk_source[S::kMaxChunk];  // rows that the gather warps read for the chunk at hand
+  const int* source;               // the launch's lists: of Params, or those of a few pairs:
+  const int* target;
+  int few_source[lists::kFew];
+  int few_target[lists::kFew];
   lists::Entry entries[lists::kMaxUnits];
 };
 

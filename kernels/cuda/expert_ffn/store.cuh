@@ -17,10 +17,11 @@ __device__ __forceinline__ float silu_times(float gate, float up) {
 }
 
 struct Output {
-  int row0;    // first listed pair of the chunk
-  int tokens;  // of the chunk
-  int strip;   // the warpgroup's first
-  int strips;  // of the warpgroup: at most 8 per 64 rows
+  int row0;           // first listed pair of the chunk
+  int tokens;         // of the chunk
+  int strip;          // the warpgroup's first
+  int strips;         // of the warpgroup: at most 8 per 64 rows
+  const int* target;  // row of y, per listed pair
 };
 
 // Through shared memory, 32 tokens at a time, so that a token's columns leave as 16-byte stores.
@@ -62,7 +63,7 @@ __device__ __forceinline__ void store_bf16(const Params& p, const Accumulators<S
         const int pair = out.row0 + j0 * 8 + token;
         bf16* to = kPhase == kGateUp
                        ? p.h + static_cast<long long>(pair) * p.f + strip * 4
-                       : static_cast<bf16*>(p.y) + static_cast<long long>(__ldg(p.target + pair)) * p.y_stride + strip * 8;
+                       : static_cast<bf16*>(p.y) + static_cast<long long>(out.target[pair]) * p.y_stride + strip * 8;
         *reinterpret_cast<uint4*>(to + piece * 8) = ptx::load_shared_16(piece_address(token, piece));
       }
     }
@@ -81,7 +82,7 @@ __device__ __forceinline__ void store_f32(const Params& p, const Accumulators<S:
       const int token = i / 4 * 8 + (lane & 3) * 2 + (i & 1);
       const int strip = m * 8 + warp * 2 + (i >> 1 & 1);
       if (token < out.tokens && strip < out.strips) {
-        float* row = static_cast<float*>(p.y) + static_cast<long long>(__ldg(p.target + out.row0 + token)) * p.y_stride;
+        float* row = static_cast<float*>(p.y) + static_cast<long long>(out.target[out.row0 + token]) * p.y_stride;
         row[(out.strip + strip) * 8 + (lane >> 2)] = acc.v[m][i];
       }
     }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 use rand::rngs::SmallRng;
-use rand::seq::index::sample;
+use rand::seq::index::{IndexVec, sample, sample_weighted};
 use rand::{Rng, SeedableRng};
 use sluice_kernels::cuda::{Buffer, Device, Error, ExpertShape, ExpertSlots, ExpertSource, Fill};
 
@@ -84,8 +84,8 @@ pub fn route(block: &Block, routing: Routing, n: usize, rng: &mut SmallRng) -> V
                 let hot = units / 16;
                 let (hot_weight, weight) = (8.0, 8.0 / 15.0);
                 let weight_of = |e: usize| if e < hot { hot_weight } else { weight };
-                rand::seq::index::sample_weighted(rng, units, weight_of, top_k)
-                    .map_or_else(|_| (0..top_k).collect(), |s| s.into_vec())
+                sample_weighted(rng, units, weight_of, top_k)
+                    .map_or_else(|_| (0..top_k).collect(), IndexVec::into_vec)
             }
         };
         ids.extend(chosen.into_iter().map(|e| e as i32));

@@ -15,6 +15,8 @@ const MAX_UNITS: usize = 512;
 /// `ffn::kThreads`.
 const FFN_THREADS: u32 = 384;
 const LIST_THREADS: u32 = 1024;
+/// `lists::kFew`: pairs that `expert_ffn` lists by itself, without a launch before it.
+const FEW_PAIRS: usize = 32;
 /// Values of a 16-byte access: rows start at multiples of it.
 const ROW_UNIT: usize = 8;
 /// `ffn::kScratchPieces`, of 4 values, per warpgroup; a block has two.
@@ -25,7 +27,7 @@ const SCRATCH_VALUES_PER_BLOCK: usize = 2 * 4 * (2 * 192 / 8 * 128);
 pub enum Variant {
     /// 128 weight rows x up to 128 tokens; up to 64 where experts have several segments.
     Small,
-    /// 128 weight rows x up to 192 tokens, for experts in several segments.
+    /// 128 weight rows x up to 256 tokens; up to 192 where experts have several segments.
     Wide,
     /// 256 weight rows x up to 160 tokens, for experts in one segment.
     Large,
@@ -38,19 +40,21 @@ impl Variant {
             (Self::Small, false) => &[8, 16, 32, 64, 96, 128],
             (Self::Small, true) => &[8, 16, 32, 64],
             (Self::Wide, true) => &[96, 128, 160, 192],
+            (Self::Wide, false) => &[64, 128, 192, 256],
             (Self::Large, false) => &[64, 96, 128, 160],
-            (Self::Wide, false) | (Self::Large, true) => &[],
+            (Self::Large, true) => &[],
         }
     }
 
-    /// The fastest one (docs/kernels.md), where the fullest expert has so many rows.
+    /// The fastest one (docs/kernels.md), where the fullest expert has so many rows: small tiles while one holds them all,
+    /// and then what streams that expert's weights least often.
     fn for_rows(rows: usize, segmented: bool) -> Self {
-        let small = Self::Small.chunks(segmented).last().copied().unwrap_or(0);
-        match (rows <= small, segmented) {
-            (true, _) => Self::Small,
-            (false, true) => Self::Wide,
-            (false, false) => Self::Large,
+        let passes =
+            |variant: Self| variant.chunks(segmented).last().map_or(usize::MAX, |most| rows.div_ceil(*most));
+        if passes(Self::Small) <= 1 {
+            return Self::Small;
         }
+        if passes(Self::Large) <= passes(Self::Wide) { Self::Large } else { Self::Wide }
     }
 }
 
@@ -106,15 +110,61 @@ pub enum Output<'a> {
     Subtree(&'a mut Buffer<f32>),
 }
 
-/// Which rows the pairs (token, k) read and write.
-#[derive(Debug, Default)]
-pub struct PairRows<'a> {
+impl Output<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Whole(buffer) => buffer.len(),
+            Self::Subtree(buffer) => buffer.len(),
+        }
+    }
+}
+
+/// The pairs (token, k) of a launch: which unit each goes to, and which rows it reads and writes.
+#[derive(Debug)]
+pub struct Pairs<'a> {
+    /// The router's choices. A pair whose unit is outside 0..units is not for this device, and left out.
+    pub ids: CudaView<'a, i32>,
+    /// Experts per token, K.
+    pub top_k: usize,
     /// The slot of each unit; unit u is in slot u if none is given.
     pub slots: Option<CudaView<'a, i32>>,
     /// The row that a pair reads; pair / K if none is given.
     pub source: Option<CudaView<'a, i32>>,
-    /// The row that a pair writes; its own number if none is given.
+    /// The row that a pair writes, each another; its own number if none is given.
     pub target: Option<CudaView<'a, i32>>,
+}
+
+impl<'a> Pairs<'a> {
+    /// Pairs in order: token t reads row t, and pair p writes row p.
+    pub fn in_order(ids: CudaView<'a, i32>, top_k: usize) -> Self {
+        Self { ids, top_k, slots: None, source: None, target: None }
+    }
+}
+
+/// What a launch runs over.
+#[derive(Debug)]
+pub struct ExpertCall<'a> {
+    /// The experts' weights.
+    pub weights: &'a ExpertSlots,
+    /// The input slab.
+    pub x: Rows<'a>,
+    /// The output slab.
+    pub y: Output<'a>,
+    /// Values between the starts of two output rows.
+    pub y_stride: usize,
+    /// Speeds it up, and changes no bit.
+    pub tuning: Tuning,
+}
+
+/// What the lists of a launch are checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Rows of the input slab.
+    pub rows_read: usize,
+    /// Rows of the output slab.
+    pub rows_written: usize,
+    /// Slots.
+    pub slots: usize,
 }
 
 /// The workspace of a block's experts: lists, inner rows and counters. One launch at a time uses it, and one workspace
@@ -132,13 +182,30 @@ pub struct ExpertFfn {
     /// Sums that wait for their sibling segments.
     scratch: Buffer<f32>,
     sync: Buffer<u32>,
-    /// What the lists in `source` and `target` were checked against: rows read, rows written, slots.
-    listed: Option<(usize, usize, usize)>,
+    /// What the lists in `source` and `target` were checked against.
+    listed: Option<Bounds>,
     build_lists: Kernel,
     small: Kernel,
     small_segmented: Kernel,
+    wide: Kernel,
     wide_segmented: Kernel,
     large: Kernel,
+}
+
+/// `lists::Pairs`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PairsParams {
+    ids: u64,
+    slots: u64,
+    source: u64,
+    target: u64,
+    pairs: i32,
+    top_k: i32,
+    units: i32,
+    slot_count: i32,
+    source_rows: i32,
+    target_rows: i32,
 }
 
 /// `ffn::Params`.
@@ -146,6 +213,7 @@ pub struct ExpertFfn {
 struct Params {
     weights: u64,
     x: u64,
+    few: PairsParams,
     header: u64,
     entries: u64,
     source: u64,
@@ -196,6 +264,7 @@ impl ExpertFfn {
             build_lists: device.kernel("lists", "build_lists", LIST_THREADS)?,
             small: device.expert_ffn("expert_ffn_small", FFN_THREADS)?,
             small_segmented: device.expert_ffn("expert_ffn_small_segmented", FFN_THREADS)?,
+            wide: device.expert_ffn("expert_ffn_wide", FFN_THREADS)?,
             wide_segmented: device.expert_ffn("expert_ffn_wide_segmented", FFN_THREADS)?,
             large: device.expert_ffn("expert_ffn_large", FFN_THREADS)?,
         })
@@ -206,111 +275,121 @@ impl ExpertFfn {
         &mut self.h
     }
 
-    /// Sorts the pairs (token, k) of the next launch by unit. `ids[pair]` is the router's choice; a pair whose unit is
-    /// outside 0..units is not for this device, and left out. Rows are bounded by what [`ExpertFfn::run`] will be given:
-    /// `rows_read` and `rows_written`, and `slots`.
-    pub fn list(
-        &mut self,
-        device: &Device,
-        ids: &CudaView<'_, i32>,
-        top_k: usize,
-        rows: &PairRows<'_>,
-        bounds: (usize, usize, usize),
-    ) -> Result<(), Error> {
-        let pairs = ids.len();
-        let (rows_read, rows_written, slots) = bounds;
-        if pairs > self.max_pairs {
-            return Err(crate::Error::Range { what: "pair", index: pairs - 1, len: self.max_pairs }.into());
+    /// Runs the pairs: for each, `y[target] = down(silu(gate(x[source])) * up(x[source]))` of its unit.
+    ///
+    /// A few are listed by the same launch; more by one before it.
+    pub fn run(&mut self, device: &Device, pairs: &Pairs<'_>, call: ExpertCall<'_>) -> Result<(), Error> {
+        let d = self.shape.hidden();
+        let bounds = Bounds {
+            rows_read: rows_in(call.x.data.len(), call.x.stride, d),
+            rows_written: rows_in(call.y.len(), call.y_stride, d),
+            slots: call.weights.slots(),
+        };
+        if pairs.ids.len() > FEW_PAIRS {
+            self.list(device, pairs, bounds)?;
+            return self.run_listed(device, call);
         }
-        if top_k == 0 {
-            return Err(crate::Error::Unsupported { what: "0 experts per token".into() }.into());
+        if pairs.ids.is_empty() {
+            return Ok(());
         }
-        match &rows.slots {
-            Some(map) => same("slots of the units", self.units, map.len())?,
-            None => below("unit", self.units - 1, slots)?,
-        }
-        match &rows.source {
-            Some(source) => same("source rows (one per pair)", pairs, source.len())?,
-            None if pairs > 0 => below("source row", (pairs - 1) / top_k, rows_read)?,
-            None => {}
-        }
-        match &rows.target {
-            Some(target) => same("target rows (one per pair)", pairs, target.len())?,
-            None if pairs > 0 => below("target row", pairs - 1, rows_written)?,
-            None => {}
-        }
-        let address = |view: &Option<CudaView<'_, i32>>| view.as_ref().map_or(0, |view| device.address(view));
-        let (mut slot_map, mut source, mut target) =
-            (address(&rows.slots), address(&rows.source), address(&rows.target));
-        let mut ids = device.address(ids);
+        let few = self.pairs_params(device, pairs, bounds)?;
+        self.launch(device, few, bounds, call)
+    }
+
+    /// Sorts the pairs of the next [`ExpertFfn::run_listed`] by unit.
+    pub fn list(&mut self, device: &Device, pairs: &Pairs<'_>, bounds: Bounds) -> Result<(), Error> {
+        let mut params = self.pairs_params(device, pairs, bounds)?;
         let mut header = device.address_mut(&mut self.header);
         let mut entries = device.address_mut(&mut self.entries);
         let mut source_list = device.address_mut(&mut self.source);
         let mut target_list = device.address_mut(&mut self.target);
-        let (mut pairs, mut top_k, mut units) = (int(pairs)?, int(top_k)?, int(self.units)?);
-        let (mut slots_i32, mut read_i32, mut written_i32) =
-            (int(slots)?, int(rows_read)?, int(rows_written)?);
         let mut arguments = [
-            argument(&mut ids),
-            argument(&mut pairs),
-            argument(&mut top_k),
-            argument(&mut units),
-            argument(&mut slot_map),
-            argument(&mut slots_i32),
-            argument(&mut source),
-            argument(&mut read_i32),
-            argument(&mut target),
-            argument(&mut written_i32),
+            argument(&mut params),
             argument(&mut header),
             argument(&mut entries),
             argument(&mut source_list),
             argument(&mut target_list),
         ];
-        // SAFETY: the parameters of `build_lists`; lengths are checked above, and the kernel traps on a slot or row that
-        // is out of bounds.
+        // SAFETY: the parameters of `build_lists`; lengths are checked, and the kernel traps on a slot or row that is out
+        // of bounds.
         unsafe { launch(device, self.build_lists, (1, 1), Start::Overlapped, &mut arguments)? };
         self.listed = Some(bounds);
         Ok(())
     }
 
-    /// Runs the listed pairs: for each, `y[target] = down(silu(gate(x[source])) * up(x[source]))` of its unit.
-    ///
-    /// `x` and `y` have the rows, and `weights` the slots, that [`ExpertFfn::list`] was told. Target rows are distinct.
-    pub fn run(
+    /// Runs the listed pairs, over the rows and slots that [`ExpertFfn::list`] was told.
+    pub fn run_listed(&mut self, device: &Device, call: ExpertCall<'_>) -> Result<(), Error> {
+        let Some(bounds) = self.listed else {
+            return Err(crate::Error::Unsupported {
+                what: "a launch before pairs were listed for it".into(),
+            }
+            .into());
+        };
+        self.launch(device, PairsParams::default(), bounds, call)
+    }
+
+    fn pairs_params(&self, device: &Device, pairs: &Pairs<'_>, bounds: Bounds) -> Result<PairsParams, Error> {
+        let count = pairs.ids.len();
+        if count > self.max_pairs {
+            return Err(crate::Error::Range { what: "pair", index: count - 1, len: self.max_pairs }.into());
+        }
+        if pairs.top_k == 0 {
+            return Err(crate::Error::Unsupported { what: "0 experts per token".into() }.into());
+        }
+        match &pairs.slots {
+            Some(map) => same("slots of the units", self.units, map.len())?,
+            None => below("unit", self.units - 1, bounds.slots)?,
+        }
+        match &pairs.source {
+            Some(source) => same("source rows (one per pair)", count, source.len())?,
+            None if count > 0 => below("source row", (count - 1) / pairs.top_k, bounds.rows_read)?,
+            None => {}
+        }
+        match &pairs.target {
+            Some(target) => same("target rows (one per pair)", count, target.len())?,
+            None if count > 0 => below("target row", count - 1, bounds.rows_written)?,
+            None => {}
+        }
+        let address = |view: &Option<CudaView<'_, i32>>| view.as_ref().map_or(0, |view| device.address(view));
+        Ok(PairsParams {
+            ids: device.address(&pairs.ids),
+            slots: address(&pairs.slots),
+            source: address(&pairs.source),
+            target: address(&pairs.target),
+            pairs: int(count)?,
+            top_k: int(pairs.top_k)?,
+            units: int(self.units)?,
+            slot_count: int(bounds.slots)?,
+            source_rows: int(bounds.rows_read)?,
+            target_rows: int(bounds.rows_written)?,
+        })
+    }
+
+    fn launch(
         &mut self,
         device: &Device,
-        weights: &ExpertSlots,
-        x: &Rows<'_>,
-        y: Output<'_>,
-        y_stride: usize,
-        tuning: &Tuning,
+        few: PairsParams,
+        bounds: Bounds,
+        call: ExpertCall<'_>,
     ) -> Result<(), Error> {
+        let ExpertCall { weights, x, y, y_stride, tuning } = call;
         if weights.shape() != &self.shape {
             return Err(crate::Error::Unsupported {
                 what: format!("slots of {:?} with a workspace for {:?}", weights.shape(), self.shape),
             }
             .into());
         }
-        let Some((rows_read, rows_written, slots)) = self.listed else {
-            return Err(
-                crate::Error::Unsupported { what: "a launch before rows were listed for it".into() }.into()
-            );
-        };
-        let d = self.shape.hidden();
-        same("slots (as listed)", slots, weights.slots())?;
-        check_rows("input", rows_read, x.data.len(), x.stride, d)?;
-        let y_values = match &y {
-            Output::Whole(buffer) if self.shape.is_whole() => buffer.len(),
-            Output::Subtree(buffer) => buffer.len(),
-            Output::Whole(_) => {
-                return Err(crate::Error::Unsupported {
-                    what: "the output of a slice as bf16: it is an f32 subtree".into(),
-                }
-                .into());
+        if matches!(y, Output::Whole(_)) && !self.shape.is_whole() {
+            return Err(crate::Error::Unsupported {
+                what: "the output of a slice as bf16: it is an f32 subtree".into(),
             }
-        };
-        check_rows("output", rows_written, y_values, y_stride, d)?;
-        let kernel = self.choose(tuning)?;
+            .into());
+        }
+        let d = self.shape.hidden();
+        same("slots (as listed)", bounds.slots, weights.slots())?;
+        check_rows("input", bounds.rows_read, x.data.len(), x.stride, d)?;
+        check_rows("output", bounds.rows_written, y.len(), y_stride, d)?;
+        let kernel = self.choose(&tuning)?;
         let blocks = if tuning.blocks == 0 { device.multiprocessors() } else { tuning.blocks };
         below("blocks (no more than multiprocessors)", blocks - 1, device.multiprocessors())?;
 
@@ -318,15 +397,16 @@ impl ExpertFfn {
         for (end, value) in segment_ends.iter_mut().zip(self.shape.segment_ends()) {
             *end = int(value)?;
         }
-        let y_is_f32 = i32::from(matches!(y, Output::Subtree(_)));
         let mut params = Params {
             weights: device.address(weights.weights()),
             x: device.address(x.data),
+            few,
             header: device.address(&self.header),
             entries: device.address(&self.entries),
             source: device.address(&self.source),
             target: device.address(&self.target),
             h: device.address_mut(&mut self.h),
+            y_is_f32: i32::from(matches!(y, Output::Subtree(_))),
             y: match y {
                 Output::Whole(buffer) => device.address_mut(buffer),
                 Output::Subtree(buffer) => device.address_mut(buffer),
@@ -341,11 +421,10 @@ impl ExpertFfn {
             units: int(self.units)?,
             max_chunk: int(tuning.chunk)?,
             split: tuning.split as i32,
-            y_is_f32,
             segments: int(self.shape.segment_ends().len())?,
             segment_ends,
         };
-        // SAFETY: `Params` is the kernel's; every size is checked above, and the lists were checked by `build_lists`.
+        // SAFETY: `Params` is the kernel's; every size is checked above, and rows and slots where they are listed.
         unsafe { launch(device, kernel, (blocks as u32, 1), Start::Overlapped, &mut [argument(&mut params)]) }
     }
 
@@ -366,10 +445,16 @@ impl ExpertFfn {
         Ok(match variant {
             Variant::Small if segmented => self.small_segmented,
             Variant::Small => self.small,
-            Variant::Wide => self.wide_segmented,
+            Variant::Wide if segmented => self.wide_segmented,
+            Variant::Wide => self.wide,
             Variant::Large => self.large,
         })
     }
+}
+
+/// Whole rows in memory of so many values.
+fn rows_in(values: usize, stride: usize, columns: usize) -> usize {
+    if values < columns || stride == 0 { 0 } else { (values - columns) / stride + 1 }
 }
 
 /// Refuses rows that do not fit their memory or are not aligned.
@@ -392,4 +477,41 @@ fn check_rows(
         return Err(crate::Error::Range { what: "value of a row", index: needed - 1, len: values });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_grow_with_the_fullest_expert() {
+        let chosen = |rows| Variant::for_rows(rows, false);
+        assert_eq!([0, 1, 128].map(chosen), [Variant::Small; 3]);
+        assert_eq!([129, 160, 280].map(chosen), [Variant::Large; 3]);
+        assert_eq!([161, 256, 427].map(chosen), [Variant::Wide; 3]);
+        let chosen = |rows| Variant::for_rows(rows, true);
+        assert_eq!([1, 64].map(chosen), [Variant::Small; 2]);
+        assert_eq!([65, 192, 1000].map(chosen), [Variant::Wide; 3]);
+    }
+
+    #[test]
+    fn rows_must_fit_their_memory_and_be_aligned() {
+        assert_eq!(rows_in(0, 64, 64), 0);
+        assert_eq!(rows_in(63, 64, 64), 0);
+        assert_eq!(rows_in(64 + 2 * 80, 80, 64), 3);
+        assert!(check_rows("input", 3, 64 + 2 * 80, 80, 64).is_ok());
+        assert!(check_rows("input", 4, 64 + 2 * 80, 80, 64).is_err());
+        assert!(check_rows("input", 1, 640, 60, 64).is_err());
+        assert!(check_rows("input", 1, 640, 68, 64).is_err());
+    }
+
+    /// The kernel reads these structs field by field.
+    #[test]
+    fn parameters_have_the_layout_of_the_kernels() {
+        assert_eq!(size_of::<PairsParams>(), 56);
+        assert_eq!(std::mem::offset_of!(Params, header), 72);
+        assert_eq!(std::mem::offset_of!(Params, slot_stride), 136);
+        assert_eq!(std::mem::offset_of!(Params, segment_ends), 180);
+        assert_eq!(size_of::<Params>(), 216);
+    }
 }

@@ -32,7 +32,7 @@ pub const KERNEL_SET: &str = "cuda-sm90-1";
 pub use cubins::available_cubins;
 pub use device::{Buffer, Device};
 pub use error::Error;
-pub use experts::{ExpertFfn, Output, PairRows, Rows, Split, Tuning, Variant};
+pub use experts::{Bounds, ExpertCall, ExpertFfn, Output, Pairs, Rows, Split, Tuning, Variant};
 pub use fill::Fill;
 pub use graph::Graph;
 pub use merge::{Merge, MergeIo, Returned};
