@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
                 int* target_list) {
   __shared__ int count[lists::kMaxUnits];
   __shared__ Scan warp_total[kWarps];
-  __shared__ int max_rows;
+  __shared__ int max_rows, active_units;
   const int t = threadIdx.x, lane = t & 31, warp = t >> 5;
   ptx::let_next_kernel_start();
   if (t < lists::kMaxUnits) count[t] = 0;
@@ -62,10 +62,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (t == kThreads - 1) {
     const int active = before.active + upto.active;
     *header = {active, max_rows, before.rows + upto.rows, 0};
-    warp_total[0].active = active;
+    active_units = active;
   }
   __syncthreads();
-  if (t >= warp_total[0].active && t < p.units) entries[t] = {0, 0, 0, 0};
+  if (t >= active_units && t < p.units) entries[t] = {0, 0, 0, 0};
 
   for (int pair = t; pair < p.pairs; pair += kThreads) {
     const unsigned id = p.ids[pair];
