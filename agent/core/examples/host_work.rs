@@ -101,12 +101,7 @@ impl Bench {
             Arc::new(PlacementSlice { blocks: 0..blocks, generation: 1, replicas: replicas.collect() });
         for i in 0..all as usize {
             for j in (0..all).filter(|j| *j as usize != i) {
-                let hello = PeerUp {
-                    worker: WorkerId(j),
-                    epoch: 1,
-                    is_rank: j < RANKS,
-                    host_ring: (j >= RANKS).then_some(tokens + 64),
-                };
+                let hello = PeerUp { worker: WorkerId(j), epoch: 1, is_rank: j < RANKS, is_host: j >= RANKS };
                 b.workers[i].handle(0, Event::PeerUp(hello));
             }
             b.workers[i].handle(0, Event::Placement(slice.clone()));

@@ -44,6 +44,13 @@ impl Barrier {
         self.heard[peer] = Some(Heard { ended: self.step, frames: 0, settled: self.step });
     }
 
+    /// Nobody waits for it.
+    pub fn peer_down(&mut self, peer: usize) {
+        if let Some(h) = self.heard.get_mut(peer) {
+            *h = None;
+        }
+    }
+
     pub fn hear(&mut self, peer: usize, end: StepEnd) {
         if let Some(Some(h)) = self.heard.get_mut(peer)
             && end.step >= h.ended

@@ -31,6 +31,10 @@ pub struct Counters {
     pub redirected: u64,
     /// Items that found no landing row free.
     pub credit_stalls: u64,
+    /// Peers masked: their connections broke.
+    pub masked: u64,
+    /// Items asked of another replica because their worker was masked.
+    pub redispatched: u64,
     /// Items for an expert that nobody holds.
     pub orphaned: u64,
     /// Sequences handed back for want of KV pages, or in favour of an older one that waits.

@@ -21,8 +21,10 @@ pub enum Event {
     },
     /// The step that ran is over.
     Done(Outcome),
-    /// A peer can be reached.
+    /// A peer can be reached: its connection pair is new. Whatever an earlier one still held is given up.
     PeerUp(PeerUp),
+    /// Both connections to a peer are closed: nothing of their epoch comes any more. It is masked until its next hello.
+    PeerDown(WorkerId),
     /// The placement changed.
     Placement(Arc<PlacementSlice>),
     /// A slot's weights are loaded, or could not be.
@@ -52,8 +54,8 @@ pub struct PeerUp {
     pub epoch: u32,
     /// It dispatches tokens.
     pub is_rank: bool,
-    /// It holds experts, and gives this worker so many landing rows.
-    pub host_ring: Option<u32>,
+    /// It holds experts. Landing rows there are credited by its first [`Body::Credit`](crate::frame::Body::Credit).
+    pub is_host: bool,
 }
 
 /// Something to do, in order.

@@ -13,6 +13,8 @@ pub(crate) struct Peer {
     pub id: WorkerId,
     pub link: Link,
     pub is_rank: bool,
+    /// It can be reached.
+    pub is_up: bool,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub(crate) struct Net {
 impl Net {
     pub fn new(me: WorkerId, is_rank: bool, classes: u8) -> Self {
         let classes = classes as usize;
-        let own = Peer { id: me, link: Link::new(0, classes), is_rank };
+        let own = Peer { id: me, link: Link::new(0, classes), is_rank, is_up: true };
         let mut net = Self { peers: vec![own], index: vec![], classes, out: vec![] };
         net.know(me, SELF);
         net
@@ -47,8 +49,8 @@ impl Net {
 
     /// A new connection pair with a peer, known or not. Gives its index.
     pub fn up(&mut self, hello: &PeerUp) -> usize {
-        let peer =
-            Peer { id: hello.worker, link: Link::new(hello.epoch, self.classes), is_rank: hello.is_rank };
+        let link = Link::new(hello.epoch, self.classes);
+        let peer = Peer { id: hello.worker, link, is_rank: hello.is_rank, is_up: true };
         match self.find(hello.worker) {
             Some(i) => {
                 self.peers[i] = peer;
@@ -65,6 +67,7 @@ impl Net {
 
     pub fn send(&mut self, to: usize, body: Body) {
         debug_assert!(to != SELF, "a worker does not send to itself");
+        debug_assert!(self.peers[to].is_up, "a worker does not send to a peer that is gone");
         let channel = match body {
             Body::Tokens(_) | Body::Returns(_) => Channel::Data,
             _ => Channel::Control,

@@ -12,15 +12,30 @@ pub enum Plant {
     NeverAges,
     /// A host sends outputs home only while their rank has a landing row free.
     ReturnWaits,
+    /// A rank takes the credit of a redirect and forgets its items.
+    RedirectDropped,
+    /// A gateway takes tokens of an attempt that was superseded.
+    StaleAttempt,
+    /// A worker takes frames of an epoch that is over.
+    StaleEpoch,
+    /// A peer is unmasked before it said hello again.
+    EarlyUnmask,
+    /// A landing row is lent anew while a step still reads it for an epoch that is over.
+    RowReused,
 }
 
 impl Plant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("pool-forgets", Self::PoolForgets),
         ("mark-too-high", Self::MarkTooHigh),
         ("never-ages", Self::NeverAges),
         ("return-waits", Self::ReturnWaits),
+        ("redirect-dropped", Self::RedirectDropped),
+        ("stale-attempt", Self::StaleAttempt),
+        ("stale-epoch", Self::StaleEpoch),
+        ("early-unmask", Self::EarlyUnmask),
+        ("row-reused", Self::RowReused),
     ];
 }
 

@@ -125,6 +125,22 @@ impl TokenPool {
         Arrival::Complete(g.owner)
     }
 
+    /// What an open group still waits for, as it was asked.
+    pub fn missing(&self, group: u32) -> impl Iterator<Item = (ReturnTo, Slice)> + '_ {
+        let g = &self.groups[group as usize];
+        let choices = if g.open && g.missing > 0 { self.top_k } else { 0 };
+        (0..choices).flat_map(move |k| {
+            let at = group as usize * self.top_k + k;
+            let (slices, covered) = (self.slicing[at], self.covered[at]);
+            let width = self.segments.checked_div(slices).unwrap_or(0);
+            let back = ReturnTo { group, tag: g.tag, k: k as u8 };
+            (0..slices)
+                .map(move |i| Slice { lo: i * width, hi: (i + 1) * width })
+                .filter(move |s| covered & s.mask() == 0)
+                .map(move |s| (back, s))
+        })
+    }
+
     /// Whether choice `k` of this use of a group still waits for `slice`.
     pub fn waits_for(&self, back: ReturnTo, slice: Slice) -> bool {
         let at = back.group as usize * self.top_k + back.k as usize;

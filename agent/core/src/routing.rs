@@ -3,6 +3,7 @@
 
 use crate::ids::{Slice, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,45 +40,77 @@ pub struct RoutingTable {
     segments: u8,
     experts: u16,
     blocks: Vec<Block>,
+    /// Workers that can be reached. The others are masked: the table names them, and nobody asks them.
+    reached: BTreeSet<WorkerId>,
     /// Per (block, expert): the only holder of the whole expert, if there is just one. Most lookups end here, in one
     /// read of a table that stays in the cache.
     only: Vec<Option<WorkerId>>,
 }
 
 impl RoutingTable {
-    /// An empty table: every expert is an orphan.
+    /// An empty table, and nobody to reach: every expert is an orphan.
     pub fn new(blocks: u16, experts: u16, segments: u8) -> Self {
         let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
         let only = vec![None; blocks as usize * experts as usize];
-        Self { segments, experts, blocks: vec![empty; blocks as usize], only }
+        Self { segments, experts, blocks: vec![empty; blocks as usize], reached: BTreeSet::new(), only }
     }
 
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
     pub fn update(&mut self, slice: &Arc<PlacementSlice>) -> bool {
-        let mut changed = false;
         let blocks = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
-        let mut rows: Option<Vec<Vec<&Replica>>> = None;
-        for b in blocks.clone() {
-            let block = &mut self.blocks[b as usize];
-            if block.table.as_ref().is_some_and(|t| t.generation >= slice.generation) {
-                continue;
+        let newer =
+            |b: &u16| self.blocks[*b as usize].table.as_ref().is_none_or(|t| t.generation < slice.generation);
+        let fresh: Vec<u16> = blocks.filter(newer).collect();
+        for b in &fresh {
+            self.blocks[*b as usize].table = Some(Arc::clone(slice));
+        }
+        self.rebuild(slice, &fresh);
+        !fresh.is_empty()
+    }
+
+    /// A worker can be reached, or not any more. True if that says something new of any expert.
+    pub fn reach(&mut self, worker: WorkerId, can: bool) -> bool {
+        let new = if can { self.reached.insert(worker) } else { self.reached.remove(&worker) };
+        if !new {
+            return false;
+        }
+        let mut slices: Vec<(Arc<PlacementSlice>, Vec<u16>)> = vec![];
+        for (b, block) in self.blocks.iter().enumerate() {
+            let Some(table) = &block.table else { continue };
+            match slices.iter_mut().find(|(slice, _)| Arc::ptr_eq(slice, table)) {
+                Some((_, blocks)) => blocks.push(b as u16),
+                None if table.replicas.iter().any(|r| r.worker == worker) => {
+                    slices.push((Arc::clone(table), vec![b as u16]));
+                }
+                None => {}
             }
-            changed = true;
-            block.table = Some(Arc::clone(slice));
-            let rows = rows.get_or_insert_with(|| by_expert(slice, &blocks, self.experts));
-            let first = (b - blocks.start) as usize * self.experts as usize;
-            let rows = &rows[first..first + self.experts as usize];
+        }
+        for (slice, blocks) in &slices {
+            self.rebuild(slice, blocks);
+        }
+        !slices.is_empty()
+    }
+
+    /// Sums up anew who holds the experts of some blocks of a slice.
+    fn rebuild(&mut self, slice: &PlacementSlice, blocks: &[u16]) {
+        if blocks.is_empty() {
+            return;
+        }
+        let range = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
+        let rows = by_expert(slice, &range, self.experts, &self.reached);
+        let experts = self.experts as usize;
+        for &b in blocks {
+            let block = &mut self.blocks[b as usize];
+            let rows = &rows[(b - range.start) as usize * experts..][..experts];
             block.covers = rows.iter().map(|r| covers(r, self.segments)).collect();
             block.sole = sole(&block.covers);
-            let first = b as usize * self.experts as usize;
-            for (only, covers) in self.only[first..].iter_mut().zip(&block.covers) {
+            for (only, covers) in self.only[b as usize * experts..].iter_mut().zip(&block.covers) {
                 *only = match covers.as_slice() {
                     [Cover { slices: 1, holders, .. }] if holders[0].len() == 1 => Some(holders[0][0].worker),
                     _ => None,
                 };
             }
         }
-        changed
     }
 
     /// The generation of a block's rows; 0 when nothing is known.
@@ -148,10 +181,15 @@ fn furthest_behind<'a>(all: impl ExactSizeIterator<Item = (f32, &'a mut f32)>) -
     })
 }
 
-/// The rows of each (block, expert) of some blocks, in their order.
-fn by_expert<'a>(slice: &'a PlacementSlice, blocks: &Range<u16>, experts: u16) -> Vec<Vec<&'a Replica>> {
+/// The rows of each (block, expert) of some blocks whose workers can be reached, in their order.
+fn by_expert<'a>(
+    slice: &'a PlacementSlice,
+    blocks: &Range<u16>,
+    experts: u16,
+    reached: &BTreeSet<WorkerId>,
+) -> Vec<Vec<&'a Replica>> {
     let mut rows = vec![vec![]; blocks.len() * experts as usize];
-    for r in &slice.replicas {
+    for r in slice.replicas.iter().filter(|r| reached.contains(&r.worker)) {
         if !blocks.contains(&r.unit.block) || r.unit.expert >= experts {
             continue;
         }
@@ -234,6 +272,13 @@ mod tests {
         Arc::new(PlacementSlice { blocks: 0..1, generation, replicas })
     }
 
+    /// A table of a rank that reaches all workers.
+    fn reached(blocks: u16, experts: u16, segments: u8) -> RoutingTable {
+        let mut t = RoutingTable::new(blocks, experts, segments);
+        assert!((0..100).all(|w| !t.reach(WorkerId(w), true)));
+        t
+    }
+
     fn draw(t: &mut RoutingTable, n: usize) -> Vec<Vec<(Slice, WorkerId)>> {
         let mut all = vec![];
         for _ in 0..n {
@@ -249,7 +294,7 @@ mod tests {
 
     #[test]
     fn replicas_get_their_planned_fractions() {
-        let mut t = RoutingTable::new(1, 1, 1);
+        let mut t = reached(1, 1, 1);
         let w = Slice::whole(1);
         assert!(
             t.update(&table(1, vec![replica(1, 0, 0, 1, Active, 0.75), replica(2, 0, 0, 1, Active, 0.25)]))
@@ -266,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_expert_that_is_none_has_no_holder() {
-        let mut t = RoutingTable::new(2, 1, 1);
+        let mut t = reached(2, 1, 1);
         let of = |block| Replica {
             unit: Unit { block, expert: 0, slice: Slice::whole(1) },
             ..replica(7, 0, 0, 1, Active, 1.0)
@@ -279,7 +324,7 @@ mod tests {
 
     #[test]
     fn an_older_generation_changes_nothing() {
-        let mut t = RoutingTable::new(1, 1, 1);
+        let mut t = reached(1, 1, 1);
         assert!(t.update(&table(5, vec![replica(1, 0, 0, 1, Active, 1.0)])));
         assert!(!t.update(&table(5, vec![])));
         assert!(!t.update(&table(4, vec![])));
@@ -288,7 +333,7 @@ mod tests {
 
     #[test]
     fn only_whole_covers_count_and_joining_takes_none() {
-        let mut t = RoutingTable::new(1, 1, 4);
+        let mut t = reached(1, 1, 4);
         let halves = vec![replica(1, 0, 0, 2, Active, 1.0), replica(2, 0, 2, 4, Joining, 1.0)];
         assert!(t.update(&table(1, halves)));
         assert!(draw(&mut t, 1)[0].is_empty());
@@ -310,7 +355,7 @@ mod tests {
 
     #[test]
     fn each_block_of_a_slice_has_its_own_rows_and_no_other() {
-        let mut t = RoutingTable::new(4, 2, 1);
+        let mut t = reached(4, 2, 1);
         let at = |block, expert, worker| Replica {
             unit: Unit { block, expert, slice: Slice::whole(1) },
             ..replica(worker, 0, 0, 1, Active, 1.0)
@@ -333,7 +378,7 @@ mod tests {
     #[test]
     fn a_block_has_a_sole_holder_only_if_one_worker_holds_all_of_it() {
         let sole = |rows| {
-            let mut t = RoutingTable::new(1, 2, 2);
+            let mut t = reached(1, 2, 2);
             assert!(t.update(&table(1, rows)));
             t.sole_holder(0).map(|w| w.0)
         };
@@ -348,7 +393,7 @@ mod tests {
 
     #[test]
     fn covers_share_by_their_fractions_and_slices_go_to_their_holders() {
-        let mut t = RoutingTable::new(1, 1, 4);
+        let mut t = reached(1, 1, 4);
         let rows = vec![
             replica(1, 0, 0, 4, Active, 0.5),
             replica(2, 0, 0, 2, Active, 1.5),
@@ -370,11 +415,30 @@ mod tests {
     #[test]
     fn where_no_fraction_is_planned_replicas_take_turns_from_the_first() {
         for fraction in [0.0, -1.0, f32::INFINITY, 2.0] {
-            let mut t = RoutingTable::new(1, 1, 1);
+            let mut t = reached(1, 1, 1);
             let rows = (1..=4).map(|w| replica(w, 0, 0, 1, Active, fraction)).collect();
             assert!(t.update(&table(1, rows)));
             let drawn: Vec<u32> = draw(&mut t, 8).iter().map(|d| d[0].1.0).collect();
             assert_eq!(drawn, [1, 2, 3, 4, 1, 2, 3, 4], "{fraction}");
         }
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_not_asked() {
+        let mut t = reached(1, 1, 4);
+        let (a, b) = (Slice { lo: 0, hi: 2 }, Slice { lo: 2, hi: 4 });
+        let whole = replica(3, 0, 0, 4, Active, 0.0);
+        let rows = [(1, a), (2, b), (4, b)].map(|(w, s)| replica(w, 0, s.lo, s.hi, Active, 1.0));
+        assert!(t.update(&table(1, rows.into_iter().chain([whole]).collect())));
+        assert_eq!(draw(&mut t, 1)[0][0], (a, WorkerId(1)));
+        assert!(t.reach(WorkerId(2), false) && !t.reach(WorkerId(2), false));
+        assert!(draw(&mut t, 9).iter().all(|x| x[..] == [(a, WorkerId(1)), (b, WorkerId(4))]));
+        assert!(t.reach(WorkerId(1), false));
+        assert_eq!(t.choose_slice(0, 0, a), None, "a half of it is nowhere");
+        assert_eq!(draw(&mut t, 1)[0], [(Slice::whole(4), WorkerId(3))]);
+        assert_eq!((t.only_holder(0, 0), t.sole_holder(0)), (Some(WorkerId(3)), Some(WorkerId(3))));
+        assert!(t.reach(WorkerId(3), false) && draw(&mut t, 1)[0].is_empty());
+        assert!(t.reach(WorkerId(1), true) && !t.reach(WorkerId(9), false));
+        assert_eq!(draw(&mut t, 1)[0][0], (a, WorkerId(1)));
     }
 }

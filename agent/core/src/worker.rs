@@ -11,9 +11,10 @@ use crate::event::{Action, Event, Landing, PeerUp};
 use crate::frame::{Body, Frame, Mark, Redirect};
 use crate::front::RankLoad;
 use crate::host::Host;
-use crate::ids::Nanos;
+use crate::ids::{Nanos, WorkerId};
 use crate::median::Median;
 use crate::net::{Net, SELF};
+use crate::plant::{self, Plant};
 use crate::rank::Rank;
 use crate::sched::{Scheduler, make};
 use crate::step::Outcome;
@@ -60,7 +61,10 @@ impl Worker {
         let mut rank = config.rank.as_ref().map(|r| Rank::new(&config, r));
         let mut host = config.host.as_ref().map(|h| Host::new(&config, h));
         if let Some(r) = &mut rank {
-            r.peer_up(SELF, None);
+            r.peer_up(SELF, config.id, false);
+            if host.is_some() {
+                r.routing.reach(config.id, true);
+            }
         }
         if let Some(h) = &mut host {
             h.peer_up(SELF, false);
@@ -84,13 +88,13 @@ impl Worker {
 
     /// A frame arrived. The rows of its payload that are wanted are to be written before anything else is done, and
     /// [`Worker::settle`] is to be called once no other frame is there.
-    pub fn receive(&mut self, now: Nanos, from: crate::ids::WorkerId, frame: Frame) -> Landing {
+    pub fn receive(&mut self, now: Nanos, from: WorkerId, frame: Frame) -> Landing {
         let mut landing = vec![];
         let Some(peer) = self.net.find(from).filter(|p| *p != SELF) else {
             self.counters.bad_frames += 1;
             return landing;
         };
-        if !self.net.peers[peer].link.accept(&frame) {
+        if !self.net.peers[peer].is_up || !self.net.peers[peer].link.accept(&frame) {
             self.counters.duplicate_frames += 1;
             return landing;
         }
@@ -159,6 +163,7 @@ impl Worker {
             }
             Event::Done(outcome) => self.done(now, outcome),
             Event::PeerUp(hello) => self.peer_up(&hello),
+            Event::PeerDown(worker) => self.peer_down(worker),
             Event::Placement(slice) => {
                 if let Some(host) = &mut self.host {
                     host.place(self.config.id, &slice, &mut net.out);
@@ -248,23 +253,42 @@ impl Worker {
     }
 
     fn peer_up(&mut self, hello: &PeerUp) {
+        self.peer_down(hello.worker);
         let peer = self.net.up(hello);
         if peer == SELF {
             return;
         }
-        let mut ring = hello.host_ring;
-        if let Some(h) = &mut self.host
-            && !h.peer_up(peer, hello.is_rank)
-        {
-            ring = None;
-            self.counters.bad_frames += 1;
+        if let Some(h) = &mut self.host {
+            match h.peer_up(peer, hello.is_rank) {
+                Some(rows) if rows.is_empty() => {}
+                Some(rows) => self.net.send(peer, Body::Credit(rows)),
+                None => self.counters.bad_frames += 1,
+            }
         }
         if let Some(r) = &mut self.rank {
-            r.peer_up(peer, ring);
-            r.retry(true, &mut self.net, &mut self.counters);
+            if r.peer_up(peer, hello.worker, hello.is_host) {
+                r.retry(true, &mut self.net, &mut self.counters);
+            }
         }
         if let Some(b) = &mut self.barrier {
             b.peer_up(peer);
+        }
+    }
+
+    fn peer_down(&mut self, worker: WorkerId) {
+        let Some(peer) = self.net.find(worker).filter(|p| *p != SELF && self.net.peers[*p].is_up) else {
+            return;
+        };
+        self.net.peers[peer].is_up = false;
+        self.counters.masked += 1;
+        if let Some(h) = &mut self.host {
+            h.peer_down(peer, &mut self.net.out);
+        }
+        if let Some(r) = &mut self.rank {
+            r.peer_down(peer, worker, &mut self.net, &mut self.counters);
+        }
+        if let Some(b) = &mut self.barrier {
+            b.peer_down(peer);
         }
     }
 
@@ -285,6 +309,9 @@ impl Worker {
             && rank.routing.update(slice)
         {
             rank.retry(true, net, n);
+        }
+        if plant::is(Plant::RedirectDropped) {
+            return;
         }
         let asks = redirect.items.iter().filter_map(|i| rank.sent_back(*i, n)).collect();
         let from = net.peers[peer].id;

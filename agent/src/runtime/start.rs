@@ -269,7 +269,7 @@ fn introduce<U>(sizing: &Sizing, addresses: &[Sender<Mail<U>>]) {
                     worker: plan.config.id,
                     epoch: 1,
                     is_rank: plan.config.rank.is_some(),
-                    host_ring: plan.config.host.as_ref().map(|h| h.ring),
+                    is_host: plan.config.host.is_some(),
                 }));
             }
         }

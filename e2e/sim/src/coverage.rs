@@ -1,5 +1,6 @@
 //! What occurred in a run, so that a million quiet runs are not mistaken for proof.
 
+use crate::faults::KINDS;
 use sluice_core::counters::Counters;
 use sluice_core::front::FrontCounts;
 
@@ -22,11 +23,13 @@ pub struct Coverage {
     pub waves: u64,
     /// Prompt tokens found in the prefix cache.
     pub prefix_hits: u64,
+    /// Faults of each kind.
+    pub faults: [u64; KINDS.len()],
 }
 
 impl Coverage {
     /// The names of what is counted, in the order of [`Self::counts`].
-    pub const NAMES: [&str; 21] = [
+    pub const NAMES: [&str; 28] = [
         "redirect",
         "duplicate frame",
         "duplicate return",
@@ -48,6 +51,13 @@ impl Coverage {
         "drain",
         "cut connection",
         "placement change",
+        "kill",
+        "pause",
+        "cut pair",
+        "partition",
+        "slow link",
+        "mask",
+        "re-dispatch",
     ];
 
     /// The counts.
@@ -75,6 +85,13 @@ impl Coverage {
             self.drains,
             self.cuts,
             self.placements,
+            self.faults[0],
+            self.faults[1],
+            self.faults[2],
+            self.faults[3],
+            self.faults[4],
+            c.masked,
+            c.redispatched,
         ]
     }
 
@@ -92,6 +109,8 @@ impl Coverage {
             (&mut to.spans, c.spans),
             (&mut to.orphaned, c.orphaned),
             (&mut to.late, c.late),
+            (&mut to.masked, c.masked),
+            (&mut to.redispatched, c.redispatched),
         ] {
             *a += b;
         }

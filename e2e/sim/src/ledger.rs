@@ -21,11 +21,20 @@ fn counts(m: &Mark) -> bool {
     !m.blocked && m.progress != IDLE
 }
 
+/// A landing row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Row {
+    /// Not credited in this epoch.
+    Withheld,
+    Free,
+    Used,
+}
+
 /// The books.
 pub struct Ledger {
     workers: usize,
-    /// Per (host, rank): landing rows in use.
-    rings: Vec<Vec<bool>>,
+    /// Per (host, rank): the landing rows, as far as they were ever credited.
+    rings: Vec<Vec<Row>>,
     /// Per (host, rank, class): the newest mark that the rank has sent.
     marks: HashMap<(usize, usize, u8), Mark>,
 }
@@ -36,8 +45,16 @@ impl Ledger {
         Self { workers, rings: vec![vec![]; workers * workers], marks: HashMap::new() }
     }
 
-    fn ring(&mut self, host: usize, rank: usize) -> &mut Vec<bool> {
+    fn ring(&mut self, host: usize, rank: usize) -> &mut Vec<Row> {
         &mut self.rings[host * self.workers + rank]
+    }
+
+    /// The connections of two workers broke: what they promised each other is void.
+    pub fn sever(&mut self, a: usize, b: usize) {
+        for (host, rank) in [(a, b), (b, a)] {
+            self.ring(host, rank).clear();
+            self.marks.retain(|(to, from, _), _| (*to, *from) != (host, rank));
+        }
     }
 
     /// A frame leaves.
@@ -82,7 +99,7 @@ impl Ledger {
 
     fn put(&mut self, from: usize, to: usize, batch: &TokenBatch, ring: u32) -> Result<(), String> {
         let rows = self.ring(to, from);
-        rows.resize(ring as usize, false);
+        rows.resize(ring as usize, Row::Withheld);
         for r in batch.rows.iter().map(|r| r.dst) {
             match rows.get_mut(r as usize) {
                 None => {
@@ -90,10 +107,10 @@ impl Ledger {
                         "worker {from} puts into row {r} of a ring of {ring} at worker {to}"
                     ));
                 }
-                Some(used) if *used => {
+                Some(row) if *row != Row::Free => {
                     return Err(format!("worker {from} puts into row {r} at worker {to}, which is not free"));
                 }
-                Some(used) => *used = true,
+                Some(row) => *row = Row::Used,
             }
         }
         Ok(())
@@ -102,7 +119,7 @@ impl Ledger {
     /// A frame arrives for the first time.
     ///
     /// # Errors
-    /// A landing row is freed that is not in use.
+    /// A landing row is credited that is free already.
     pub fn heard(&mut self, from: usize, to: usize, frame: &Frame) -> Result<(), String> {
         match &frame.body {
             Body::Returns(r) => self.freed(from, to, &r.freed),
@@ -115,13 +132,11 @@ impl Ledger {
     fn freed(&mut self, host: usize, rank: usize, rows: &[u32]) -> Result<(), String> {
         let ring = self.ring(host, rank);
         for &r in rows {
-            match ring.get_mut(r as usize) {
-                Some(used) if *used => *used = false,
-                _ => {
-                    return Err(format!(
-                        "worker {host} gives row {r} back to worker {rank}, which did not use it"
-                    ));
-                }
+            if ring.len() <= r as usize {
+                ring.resize(r as usize + 1, Row::Withheld);
+            }
+            if std::mem::replace(&mut ring[r as usize], Row::Free) == Row::Free {
+                return Err(format!("worker {host} gives row {r} to worker {rank}, which has it"));
             }
         }
         Ok(())
@@ -133,7 +148,7 @@ impl Ledger {
     /// A landing row was not given back.
     pub fn settled(&self) -> Result<(), String> {
         for (i, ring) in self.rings.iter().enumerate() {
-            let used = ring.iter().filter(|u| **u).count();
+            let used = ring.iter().filter(|r| **r == Row::Used).count();
             if used > 0 {
                 let (host, rank) = (i / self.workers, i % self.workers);
                 return Err(format!("worker {host} keeps {used} landing rows of worker {rank}"));

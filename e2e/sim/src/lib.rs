@@ -7,10 +7,12 @@
 pub mod client;
 pub mod coverage;
 pub mod device;
+pub mod faults;
 pub mod fleet;
 pub mod heap;
 pub mod ledger;
 pub mod operator;
+pub mod pairs;
 pub mod rng;
 pub mod run;
 pub mod scenario;

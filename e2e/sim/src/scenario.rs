@@ -1,5 +1,6 @@
 //! What one seed stands for: a deployment, a network, a load, and what goes on meanwhile.
 
+use crate::faults::Fault;
 use crate::operator::Operation;
 use crate::rng::Rng;
 use crate::symbol::{Request, VOCABULARY};
@@ -78,6 +79,8 @@ pub struct Scenario {
     pub arrivals: Vec<Arrival>,
     /// What else happens.
     pub incidents: Vec<(Nanos, Incident)>,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Nanos, Fault)>,
     /// More events than this are taken for a livelock.
     pub max_events: u64,
 }
@@ -109,6 +112,8 @@ pub struct Fixed {
     pub cut_short: Option<u64>,
     /// The placement changes so many times.
     pub operations: Option<u64>,
+    /// So many faults.
+    pub faults: Option<u64>,
 }
 
 impl Scenario {
@@ -163,7 +168,13 @@ impl Scenario {
             all
         };
         let incidents = incidents(&mut r, ranks as u32, gateways.len(), span, cycle);
+        let wrong = if r.chance(40) { r.range(1, 6) } else { 0 };
+        // The barrier is a baseline: it does not outlive a worker.
+        let wrong =
+            if policy == Policy::Sync || workers.len() < 2 { 0 } else { fixed.faults.unwrap_or(wrong) };
+        let faults = (0..wrong).map(|_| (r.below(span), Fault::draw(&mut r, workers.len(), cycle))).collect();
         Self {
+            faults,
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             gather: if r.chance(50) { r.range(1, 60) } else { 0 },
             hop: latency as f64,

@@ -30,13 +30,21 @@ pub struct Wire {
     last: Vec<Nanos>,
     egress: Vec<f64>,
     ingress: Vec<f64>,
+    /// Per worker: until when its frames take so many times as long.
+    slow: Vec<(Nanos, u64)>,
 }
 
 impl Wire {
     /// Between `workers` workers.
     pub fn new(config: WireConfig, workers: usize, rng: Rng) -> Self {
         let last = vec![0; workers * workers * 2];
-        Self { config, workers, rng, last, egress: vec![0.0; workers], ingress: vec![0.0; workers] }
+        let links = || vec![0.0; workers];
+        Self { config, workers, rng, last, egress: links(), ingress: links(), slow: vec![(0, 1); workers] }
+    }
+
+    /// A worker's frames take `factor` times as long for a time.
+    pub fn slow(&mut self, worker: usize, until: Nanos, factor: u64) {
+        self.slow[worker] = (until, factor);
     }
 
     /// Whether links have a bandwidth, so that [`Self::enter`] is to be asked too.
@@ -47,7 +55,8 @@ impl Wire {
     /// When a frame sent now reaches the receiver's link (or the receiver, if bandwidth is unlimited).
     pub fn leave(&mut self, now: Nanos, from: usize, to: usize, channel: Channel, rows: usize) -> Nanos {
         let c = self.config;
-        let mut at = now + c.latency;
+        let slow = [from, to].map(|w| if now < self.slow[w].0 { self.slow[w].1 } else { 1 });
+        let mut at = now + c.latency * slow[0].max(slow[1]);
         if c.jitter > 0.0 {
             at += self.rng.exp(c.jitter) as Nanos;
         }

@@ -1,17 +1,21 @@
 //! Many cores on a virtual clock: events in, actions out, and what is between them.
 
+mod failure;
+
 use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::device::{Backend, Device};
+use crate::faults::Fault;
 use crate::heap::Heap;
 use crate::ledger::{Ledger, Sender};
 use crate::operator::{Later, Operation, Operator};
+use crate::pairs::Pairs;
 use crate::rng::Rng;
 use crate::scenario::{Incident, Scenario};
 use crate::symbol::Request;
 use crate::wire::Wire;
 use sluice_core::config::Shape;
-use sluice_core::event::{Action, Event, PeerUp};
+use sluice_core::event::{Action, Event};
 use sluice_core::frame::{Body, Frame};
 use sluice_core::front::{Action as FrontAction, CancelCause, Front, RankLoad, Submit};
 use sluice_core::ids::{Attempt, MICRO, Nanos, SeqKey, Unit, WorkerId};
@@ -53,7 +57,7 @@ pub struct Report {
 
 enum Ev {
     Arrive { flight: u32 },
-    Done { worker: u32 },
+    Done { worker: u32, life: u32 },
     Decide { worker: u32 },
     Tick { worker: u32 },
     ToRank { gateway: u32, rank: u32, link: u32, event: Event },
@@ -62,11 +66,16 @@ enum Ev {
     Submit { arrival: u32 },
     Quit { arrival: u32 },
     Table { worker: u32, slice: Arc<PlacementSlice> },
-    Loaded { worker: u32, slot: u32, unit: Unit, ok: bool },
+    Loaded { worker: u32, life: u32, slot: u32, unit: Unit, ok: bool },
     Operate(Operation),
     Follow(Later),
     Incident(Incident),
     Heal { gateway: u32, rank: u32 },
+    Fault(Fault),
+    Lost { worker: u32, peer: u32, epoch: u32 },
+    Join { a: u32, b: u32 },
+    Meet { worker: u32, peer: u32, epoch: u32 },
+    Restart { worker: u32 },
 }
 
 enum Said {
@@ -83,6 +92,8 @@ struct Flight {
     /// Copies under way.
     copies: u8,
     heard: bool,
+    /// The receiver's life when it was sent.
+    life: u32,
 }
 
 struct Node {
@@ -93,6 +104,11 @@ struct Node {
     /// Attempt and age of the sequences that a rank was asked to take, and whether it has.
     bound: HashMap<SeqKey, (Attempt, u64, bool)>,
     draining: bool,
+    is_alive: bool,
+    /// Rises when it dies.
+    life: u32,
+    /// It does nothing until then.
+    paused: Nanos,
     /// The oldest token's arrival while it is overdue, and steps that may still start before it runs.
     overdue: Option<(Nanos, u64)>,
 }
@@ -138,6 +154,7 @@ pub struct World {
     rng: Rng,
     nodes: Vec<Node>,
     wire: Wire,
+    pairs: Pairs,
     flights: Vec<Option<Flight>>,
     free_flights: Vec<u32>,
     ledger: Ledger,
@@ -177,7 +194,18 @@ impl World {
                 let core = Worker::new(config.clone()).map_err(|e| format!("{}: {e}", config.id))?;
                 let device = Device::new(config, scenario.hot);
                 let bound = HashMap::new();
-                Ok(Node { core, device, running: None, tick: None, bound, draining: false, overdue: None })
+                Ok(Node {
+                    core,
+                    device,
+                    running: None,
+                    tick: None,
+                    bound,
+                    draining: false,
+                    is_alive: true,
+                    life: 0,
+                    paused: 0,
+                    overdue: None,
+                })
             })
             .collect();
         let slots = scenario.workers.iter().map(|w| w.host.as_ref().map_or(0, |h| h.slots)).collect();
@@ -193,6 +221,7 @@ impl World {
             wire: Wire::new(scenario.wire, n, rng.fork()),
             flights: vec![],
             free_flights: vec![],
+            pairs: Pairs::new(n),
             ledger: Ledger::new(n),
             fronts: scenario.gateways.iter().map(|g| Front::new(*g)).collect(),
             front_tick: vec![None; scenario.gateways.len()],
@@ -217,14 +246,7 @@ impl World {
         pairs.retain(|(a, b)| a != b);
         self.rng.shuffle(&mut pairs);
         for (a, b) in pairs {
-            let peer = &self.scenario.workers[b];
-            let up = PeerUp {
-                worker: peer.id,
-                epoch: 1,
-                is_rank: peer.rank.is_some(),
-                host_ring: peer.host.as_ref().map(|h| h.ring),
-            };
-            self.handle(a, Event::PeerUp(up), false);
+            self.meet(a, b, 1);
         }
         for slice in self.operator.all() {
             self.publish(&slice, true);
@@ -242,6 +264,9 @@ impl World {
         }
         for (at, op) in &self.scenario.operations {
             self.heap.push(*at, Ev::Operate(*op));
+        }
+        for (at, fault) in &self.scenario.faults {
+            self.heap.push(*at, Ev::Fault(*fault));
         }
         for (at, incident) in &self.scenario.incidents {
             self.heap.push(*at, Ev::Incident(*incident));
@@ -296,9 +321,16 @@ impl World {
     }
 
     fn step(&mut self, ev: Ev) {
+        if let Some(until) = self.paused(&ev) {
+            return self.heap.push(until, ev);
+        }
         match ev {
             Ev::Arrive { flight } => self.arrive(flight),
-            Ev::Done { worker } => self.done(worker as usize),
+            Ev::Done { worker, life } => {
+                if self.nodes[worker as usize].life == life {
+                    self.done(worker as usize);
+                }
+            }
             Ev::Decide { worker } => self.decide(worker as usize),
             Ev::Tick { worker } => {
                 let node = &mut self.nodes[worker as usize];
@@ -339,6 +371,9 @@ impl World {
             Ev::Submit { arrival } => self.submit(arrival as usize),
             Ev::Quit { arrival } => self.quit(arrival as usize),
             Ev::Table { worker, slice } => {
+                if !self.nodes[worker as usize].is_alive {
+                    return;
+                }
                 self.note(|| {
                     format!(
                         "worker {worker} <- placement of {:?}, generation {}",
@@ -348,7 +383,10 @@ impl World {
                 self.handle(worker as usize, Event::Placement(Arc::clone(&slice)), false);
                 self.report_held(WorkerId(worker), &slice);
             }
-            Ev::Loaded { worker, slot, unit, ok } => {
+            Ev::Loaded { worker, life, slot, unit, ok } => {
+                if self.nodes[worker as usize].life != life {
+                    return;
+                }
                 if ok {
                     self.nodes[worker as usize].device.hold(slot, Some(unit));
                 }
@@ -366,9 +404,17 @@ impl World {
                 self.operated();
             }
             Ev::Incident(incident) => self.incident(incident),
+            Ev::Fault(fault) => self.fault(fault),
+            Ev::Lost { worker, peer, epoch } => self.lost(worker as usize, peer as usize, epoch),
+            Ev::Join { a, b } => self.join(a as usize, b as usize),
+            Ev::Meet { worker, peer, epoch } => self.meet(worker as usize, peer as usize, epoch),
+            Ev::Restart { worker } => self.restart(worker as usize),
             Ev::Heal { gateway, rank } => {
                 self.note(|| format!("gateway {gateway} reaches worker {rank} again"));
                 let i = gateway as usize * self.nodes.len() + rank as usize;
+                if !self.nodes[rank as usize].is_alive || self.connections[i].is_up {
+                    return;
+                }
                 let c = &mut self.connections[i];
                 (c.is_up, c.epoch) = (true, c.epoch + 1);
                 self.up(gateway as usize, rank as usize);
@@ -396,13 +442,28 @@ impl World {
     }
 
     fn arrive(&mut self, id: u32) {
-        let Some(flight) = &mut self.flights[id as usize] else { return };
+        let Some(flight) = &self.flights[id as usize] else { return };
         let (from, to) = (flight.from as usize, flight.to as usize);
-        let first = !std::mem::replace(&mut flight.heard, true);
+        let epoch = flight.frame.as_ref().map_or(0, |f| f.epoch);
+        // Behind the hello that it follows.
+        if epoch == self.pairs.epoch(from, to) && self.pairs.met(to, from) < epoch {
+            let at = self.now + self.hop();
+            return self.heap.push(at, Ev::Arrive { flight: id });
+        }
+        let Some(flight) = &mut self.flights[id as usize] else { return };
         flight.copies -= 1;
         let frame = if flight.copies > 0 { flight.frame.clone() } else { flight.frame.take() };
+        let (copies, life) = (flight.copies, flight.life);
         let Some(frame) = frame else { return };
-        if first {
+        let present = frame.epoch == self.pairs.epoch(from, to);
+        // A broken connection loses some of what was under way, a dead worker all.
+        let dead = self.nodes[to].life != life || (!present && self.pairs.met(to, from) == 0);
+        if dead || (!present && self.rng.chance(50)) {
+            return self.landed(id, copies);
+        }
+        let first = !flight.heard;
+        flight.heard = true;
+        if first && present {
             let heard = self.ledger.heard(from, to, &frame);
             self.must(heard);
         }
@@ -424,15 +485,20 @@ impl World {
                 }
             }
         }
-        if flight.copies == 0 {
-            self.flights[id as usize] = None;
-            self.free_flights.push(id);
-        }
+        self.landed(id, copies);
         if self.rng.chance(self.scenario.gather) {
             let at = self.now + self.rng.range(0, 2 * MICRO);
             self.heap.push(at, Ev::Decide { worker: to as u32 });
         } else {
             self.decide(to);
+        }
+    }
+
+    /// One copy of a frame is no longer under way.
+    fn landed(&mut self, id: u32, copies_left: u8) {
+        if copies_left == 0 {
+            self.flights[id as usize] = None;
+            self.free_flights.push(id);
         }
     }
 
@@ -505,7 +571,8 @@ impl World {
                     self.operator.state(WorkerId(worker as u32), unit) == Some(ReplicaState::Joining);
                 let ok = !(joining && self.rng.chance(self.scenario.load_failures));
                 let at = self.now + 1 + self.rng.exp(self.scenario.hop * 4.0) as Nanos;
-                self.heap.push(at, Ev::Loaded { worker: worker as u32, slot, unit, ok });
+                let life = self.nodes[worker].life;
+                self.heap.push(at, Ev::Loaded { worker: worker as u32, life, slot, unit, ok });
             }
             Action::FreeSlot { slot, .. } => self.nodes[worker].device.hold(slot, None),
         }
@@ -520,7 +587,8 @@ impl World {
         let begun = node.device.begin(&step);
         let starved = node.started(self.now);
         let t = self.scenario.timing.of(&step, worker, &mut self.rng);
-        self.heap.push(self.now + t, Ev::Done { worker: worker as u32 });
+        let life = self.nodes[worker].life;
+        self.heap.push(self.now + t, Ev::Done { worker: worker as u32, life });
         self.nodes[worker].running = Some(step);
         self.must(begun);
         self.must(starved.map_err(|what| format!("worker {worker}: {what}")));
@@ -533,9 +601,12 @@ impl World {
         }
         let ring = self.scenario.workers.get(to).and_then(|w| w.host.as_ref()).map_or(0, |h| h.ring);
         let c = self.nodes[from].core.counters();
-        let exempt = c.redirected + c.orphaned + c.credit_stalls > 0;
-        let sent = self.ledger.sent(from, to, &frame, Sender { ring, fresh, exempt });
-        self.must(sent);
+        let exempt = c.redirected + c.redispatched + c.orphaned + c.credit_stalls > 0;
+        // A sender that does not know yet that the connection broke sends into nothing.
+        if frame.epoch == self.pairs.epoch(from, to) {
+            let sent = self.ledger.sent(from, to, &frame, Sender { ring, fresh, exempt });
+            self.must(sent);
+        }
         let device = &self.nodes[from].device;
         let payload: Vec<u64> = match &frame.body {
             Body::Tokens(b) => b.rows.iter().map(|r| device.read(r.src)).collect(),
@@ -545,8 +616,9 @@ impl World {
         let at = self.wire.leave(self.now, from, to, frame.channel, payload.len());
         let copy = self.wire.copy(at);
         let copies = 1 + u8::from(copy.is_some());
+        let life = self.nodes[to].life;
         let (from, to, frame) = (from as u32, to as u32, Some(frame));
-        let flight = Flight { from, to, frame, payload, copies, heard: false };
+        let flight = Flight { from, to, frame, payload, copies, heard: false, life };
         let id = self.free_flights.pop().unwrap_or_else(|| {
             self.flights.push(None);
             self.flights.len() as u32 - 1
@@ -730,6 +802,9 @@ impl World {
         self.note(|| format!("{incident:?}"));
         match incident {
             Incident::Drain { rank, hand_back } => {
+                if !self.nodes[rank.0 as usize].is_alive {
+                    return;
+                }
                 self.coverage.drains += 1;
                 self.nodes[rank.0 as usize].draining = true;
                 self.handle(rank.0 as usize, Event::Drain { hand_back }, false);

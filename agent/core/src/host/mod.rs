@@ -2,11 +2,13 @@
 //! to their home ranks.
 
 mod queues;
+mod rings;
 mod run;
 mod slots;
 
 use crate::config::{HostConfig, WorkerConfig};
 use crate::counters::Counters;
+use crate::event::Action;
 use crate::frame::{Body, Redirect, ReturnItem, TokenBatch};
 use crate::frontier::Frontier;
 use crate::ids::{Nanos, Unit};
@@ -14,6 +16,7 @@ use crate::net::Net;
 use crate::placement::PlacementSlice;
 use crate::rank::Ask;
 use crate::slab::SlabLayout;
+use rings::Rings;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -41,17 +44,8 @@ pub(crate) struct Held {
     items: f32,
 }
 
-/// The landing ring of one rank.
-#[derive(Clone, Debug, Default)]
-struct Ring {
-    base: u32,
-    /// Items that still need each row.
-    uses: Vec<u16>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub config: HostConfig,
     slab: SlabLayout,
     segments: u8,
     experts: u16,
@@ -68,8 +62,7 @@ pub(crate) struct Host {
     wanted: VecDeque<Unit>,
     placement: Vec<Option<Arc<PlacementSlice>>>,
     pub queues: ExpertQueues,
-    rings: Vec<Ring>,
-    landing_used: u32,
+    rings: Rings,
     pub frontier: Frontier,
     pub running: Option<RunningExperts>,
     bank: u32,
@@ -91,7 +84,6 @@ impl Host {
         let (shape, classes) = (&config.shape, config.classes());
         let blocks = shape.blocks();
         Self {
-            config: host.clone(),
             slab: config.slab,
             segments: shape.segments,
             experts: shape.experts,
@@ -104,8 +96,7 @@ impl Host {
             wanted: VecDeque::new(),
             placement: vec![None; blocks as usize],
             queues: ExpertQueues::new(blocks, classes),
-            rings: vec![],
-            landing_used: 0,
+            rings: Rings::new(host.ring, config.slab.landing),
             frontier: Frontier::new(classes, config.initial_cycle),
             running: None,
             bank: 0,
@@ -118,23 +109,21 @@ impl Host {
         }
     }
 
-    /// A rank's connection is new: it starts with an empty ring. False if the slab has no room for its ring.
-    pub fn peer_up(&mut self, peer: usize, is_rank: bool) -> bool {
-        if self.rings.len() <= peer {
-            self.rings.resize_with(peer + 1, Ring::default);
-        }
+    /// A peer's connection is new. Gives the landing rows that it may put into, or None if the slab has no room for
+    /// another rank's ring.
+    pub fn peer_up(&mut self, peer: usize, is_rank: bool) -> Option<Vec<u32>> {
         self.frontier.forget(peer);
-        let ring = &mut self.rings[peer];
-        if !is_rank || !ring.uses.is_empty() {
-            ring.uses.fill(0);
-            return true;
-        }
-        if self.landing_used + self.config.ring > self.slab.landing {
-            return false;
-        }
-        *ring = Ring { base: self.landing_used, uses: vec![0; self.config.ring as usize] };
-        self.landing_used += self.config.ring;
-        true
+        self.rings.know(peer);
+        if is_rank { self.rings.open(peer) } else { Some(vec![]) }
+    }
+
+    /// A peer's connection is closed: what it asked for is given up, since nothing can be returned.
+    pub fn peer_down(&mut self, peer: usize, out: &mut Vec<Action>) {
+        self.frontier.forget(peer);
+        self.queues.forget(peer as u32);
+        let running = self.running.as_mut().map(|r| r.lose(peer));
+        self.rings.close(peer, running.unwrap_or_default());
+        self.free_left(out);
     }
 
     fn find(&self, block: u16, expert: u16, slice: crate::ids::Slice) -> Option<u32> {
@@ -156,7 +145,7 @@ impl Host {
         n: &mut Counters,
     ) {
         let (class, block) = (batch.class.0, batch.block);
-        let ring_size = self.rings.get(peer).map_or(0, |r| r.uses.len() as u32);
+        let ring_size = self.rings.size(peer);
         let sound = class < self.classes
             && (block as usize) < self.placement.len()
             && batch.rows.iter().all(|r| r.dst < ring_size)
@@ -168,7 +157,8 @@ impl Host {
         if self.frontier.below(peer, class, batch.progress) {
             n.late += batch.items.len() as u64;
         }
-        let base = self.rings[peer].base;
+        let ring = self.rings.of(peer);
+        let base = ring.base;
         landing.reserve(batch.rows.len());
         for (i, r) in batch.rows.iter().enumerate() {
             landing.push((i as u32, self.slab.landing(base + r.dst)));
@@ -180,7 +170,7 @@ impl Host {
                 strange.push(ReturnItem { back: item.back, slice: item.slice });
                 continue;
             };
-            self.rings[peer].uses[dst as usize] += 1;
+            self.rings.of(peer).uses[dst as usize] += 1;
             let src = self.slab.landing(base + dst);
             let (home, back, progress) = (peer as u32, item.back, batch.progress);
             self.queues.push(
@@ -196,7 +186,7 @@ impl Host {
         self.count_rows(block, batch.step_rows);
         if !strange.is_empty() {
             n.redirects_sent += strange.len() as u64;
-            let uses = &self.rings[peer].uses;
+            let uses = &self.rings.of(peer).uses;
             let freed = batch.rows.iter().map(|r| r.dst).filter(|d| uses[*d as usize] == 0).collect();
             let slice = self.placement[block as usize].clone().filter(|s| s.generation > batch.generation);
             net.send(peer, Body::Redirect(Redirect { items: strange, freed, slice }));

@@ -23,6 +23,13 @@ pub(crate) struct Queue {
     pub since: Nanos,
 }
 
+impl Queue {
+    fn sum_up(&mut self) {
+        self.least = self.items.iter().map(|i| i.progress).min().unwrap_or(IDLE);
+        self.since = self.items.iter().map(|i| i.since).min().unwrap_or(Nanos::MAX);
+    }
+}
+
 /// The μ-queues of one block and class as a scheduler sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertQueue {
@@ -108,9 +115,21 @@ impl ExpertQueues {
         let q = &mut self.queues[key];
         let n = q.items.len().min(budget as usize);
         out.extend(q.items.drain(..n));
-        q.least = q.items.iter().map(|i| i.progress).min().unwrap_or(IDLE);
-        q.since = q.items.iter().map(|i| i.since).min().unwrap_or(Nanos::MAX);
+        q.sum_up();
         n as u32
+    }
+
+    /// Drops what waits for a home that is gone.
+    pub fn forget(&mut self, home: u32) {
+        for key in self.active.clone() {
+            let (block, class) = (key as usize / self.classes, key as usize % self.classes);
+            for unit in &self.blocks[key as usize].active {
+                let q = &mut self.queues[*unit as usize * self.classes + class];
+                q.items.retain(|i| i.home != home);
+                q.sum_up();
+            }
+            self.settle(block as u16, class as u8);
+        }
     }
 
     /// Sums a block up again after items were taken.

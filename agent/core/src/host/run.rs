@@ -16,11 +16,21 @@ pub(crate) struct RunningExperts {
     /// Items per home.
     homes: Vec<usize>,
     slots: Vec<u32>,
+    /// Homes that are gone since the step began.
+    lost: Vec<usize>,
 }
 
 impl RunningExperts {
     pub fn uses(&self, slot: u32) -> bool {
         self.slots.contains(&slot)
+    }
+
+    /// A home is gone. Gives the landing rows that the step reads for it, once for each item.
+    pub fn lose(&mut self, home: usize) -> Vec<u32> {
+        if !self.lost.contains(&home) {
+            self.lost.push(home);
+        }
+        self.items.iter().filter(|(i, ..)| i.home as usize == home).map(|(i, ..)| i.landing).collect()
     }
 }
 
@@ -35,6 +45,7 @@ impl Host {
             items: Vec::with_capacity(rows),
             homes: vec![0; self.rings.len()],
             slots: Vec::with_capacity(queues.len()),
+            lost: vec![],
         };
         let mut taken = std::mem::take(&mut self.taken);
         let (mut left, mut remote) = (budget, 0);
@@ -88,6 +99,7 @@ impl Host {
     pub fn ran(&mut self, now: Nanos, rank: Option<&mut Rank>, net: &mut Net, n: &mut Counters) {
         let Some(running) = self.running.take() else { return };
         let mut batches: Vec<Option<ReturnBatch>> = vec![None; running.homes.len()];
+        let mut freed: Vec<(usize, Vec<u32>)> = running.lost.iter().map(|h| (*h, vec![])).collect();
         let mut rank = rank;
         for (item, slice, row) in running.items {
             let back = ReturnItem { back: item.back, slice };
@@ -95,6 +107,12 @@ impl Host {
                 if let Some(r) = rank.as_deref_mut() {
                     r.returned(now, back, n);
                 }
+                continue;
+            }
+            let home = item.home as usize;
+            let free = self.rings.release(home, item.landing);
+            if let Some((_, rows)) = freed.iter_mut().find(|(h, _)| *h == home) {
+                rows.extend(free.then_some(item.landing));
                 continue;
             }
             let batch = batches[item.home as usize].get_or_insert_with(|| {
@@ -107,9 +125,7 @@ impl Host {
             });
             batch.rows.push(row);
             batch.items.push(back);
-            let uses = &mut self.rings[item.home as usize].uses[item.landing as usize];
-            *uses = uses.saturating_sub(1);
-            if *uses == 0 {
+            if free {
                 batch.freed.push(item.landing);
             }
         }
@@ -117,6 +133,9 @@ impl Host {
             if let Some(b) = batch {
                 self.give_back(peer, b, net);
             }
+        }
+        for (peer, rows) in freed.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+            net.send(peer, Body::Credit(rows));
         }
         self.free_left(&mut net.out);
     }
@@ -132,8 +151,8 @@ impl Host {
         self.waiting.push((peer, batch));
         let waits = plant::is(Plant::ReturnWaits);
         for (peer, batch) in std::mem::take(&mut self.waiting) {
-            let uses = |row: u32| self.rings[peer].uses[row as usize] > 0 || batch.freed.contains(&row);
-            if waits && (0..self.config.ring).all(uses) {
+            let uses = |row: u32| self.rings.of(peer).uses[row as usize] > 0 || batch.freed.contains(&row);
+            if waits && (0..self.rings.size(peer)).all(uses) {
                 self.waiting.push((peer, batch));
             } else {
                 net.send(peer, Body::Returns(batch));

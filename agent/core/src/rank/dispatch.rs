@@ -3,7 +3,7 @@
 //! A row needs a landing row at its receiver, the sender's credit. Items without one wait in order; meanwhile the
 //! rank says so, and nobody waits for it. The frontier's marks ride on the batches they describe.
 
-use super::Rank;
+use super::{NONE, Rank};
 use crate::counters::Counters;
 use crate::frame::{Body, Mark, ReturnTo, RowMove, TokenBatch, TokenItem};
 use crate::host::Host;
@@ -57,25 +57,17 @@ pub(crate) struct Dest {
 }
 
 impl Dest {
+    /// A peer that was just met. It gives no credit yet.
+    pub fn new(is_host: bool, classes: usize) -> Self {
+        Self { is_host, told: vec![None; classes], ..Self::default() }
+    }
+
     pub fn stalled(&self) -> usize {
         self.stalled.len()
     }
 }
 
 impl Rank {
-    /// A peer's connection is new.
-    pub fn peer_up(&mut self, peer: usize, ring: Option<u32>) {
-        if self.dests.len() <= peer {
-            self.dests.resize_with(peer + 1, Dest::default);
-        }
-        self.dests[peer] = Dest {
-            is_host: ring.is_some(),
-            credit: (0..ring.unwrap_or(0)).rev().collect(),
-            told: vec![None; self.clocks.len()],
-            ..Dest::default()
-        };
-    }
-
     /// Routed tokens leave for their experts. `away`: segments, and where their rows are in `routed`.
     pub(super) fn dispatch(
         &mut self,
@@ -142,6 +134,8 @@ impl Rank {
             {
                 d.put(TokenItem { row, expert, slice, back });
                 self.pool.ask(group, k as u8, 1);
+                let part = (at + k) * self.shape.segments as usize;
+                self.asked_of[part] = peer as u32;
                 continue;
             }
             self.ask_expert(Ask { token, back, slice, block, expert, class, progress }, net, n);
@@ -192,15 +186,22 @@ impl Rank {
 
     fn ask_slice(&mut self, ask: &Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
         if worker == self.me {
+            self.note_asked(ask, SELF as u32);
             return self.local.push(*ask);
         }
         let Some(peer) = net.find(worker).filter(|p| self.dests.get(*p).is_some_and(|d| d.is_host)) else {
             // A worker that the placement names and nobody has met yet.
             return self.postpone(*ask);
         };
+        self.note_asked(ask, peer as u32);
         if !self.send_or_stall(peer, ask) {
             n.credit_stalls += 1;
         }
+    }
+
+    fn note_asked(&mut self, ask: &Ask, peer: u32) {
+        let at = self.part(ask.back, ask.slice);
+        self.asked_of[at] = peer;
     }
 
     /// Puts an item into a batch, if there is a landing row for its token, else in line.
@@ -241,13 +242,14 @@ impl Rank {
 
     /// Tries an item again in a cycle.
     pub fn postpone(&mut self, ask: Ask) {
+        self.note_asked(&ask, NONE);
         self.retries.push((self.now + self.cycle.value(), ask));
     }
 
     /// Asks for a slice again under the present table: that slice alone if it is still served, else the whole choice
     /// under another slicing, which discards what had come. A worker that has just sent the item back is older than
     /// this table: it will hold the unit soon, or the table will say otherwise. So the item waits a cycle.
-    fn ask_again(&mut self, ask: Ask, from: Option<WorkerId>, net: &Net, n: &mut Counters) {
+    pub(super) fn ask_again(&mut self, ask: Ask, from: Option<WorkerId>, net: &Net, n: &mut Counters) {
         if !self.pool.waits_for(ask.back, ask.slice) {
             return;
         }
@@ -341,7 +343,7 @@ impl Rank {
     }
 
     /// Sends what was decided, and marks with it.
-    fn flush(&mut self, net: &mut Net) {
+    pub(super) fn flush(&mut self, net: &mut Net) {
         for c in &mut self.clocks {
             c.publish();
         }
@@ -408,7 +410,8 @@ impl Rank {
             }
             self.told_pass[class as usize] = p / blocks;
             for peer in 1..net.peers.len() {
-                if net.peers[peer].is_rank && !self.dests.get(peer).is_some_and(|d| d.is_host) {
+                let to = &net.peers[peer];
+                if to.is_up && to.is_rank && !self.dests.get(peer).is_some_and(|d| d.is_host) {
                     let mark = Mark {
                         class: Class(class),
                         order: 0,

@@ -9,6 +9,7 @@ mod admit;
 mod attend;
 mod check;
 mod dispatch;
+mod peers;
 mod queues;
 mod returns;
 mod segments;
@@ -105,6 +106,8 @@ pub(crate) struct Rank {
     usual_pages: usize,
     /// Per (group, k): the expert that was asked last.
     asked: Vec<u16>,
+    /// Per (group, k, first segment of the slice): the peer that was asked last.
+    asked_of: Vec<u32>,
     /// Items for units held by this same worker.
     pub local: Vec<Ask>,
     /// The time of the present event.
@@ -155,6 +158,7 @@ impl Rank {
             taken: vec![],
             usual_pages: 0,
             asked: vec![0; slab.groups as usize * shape.top_k as usize],
+            asked_of: vec![NONE; slab.groups as usize * shape.top_k as usize * shape.segments as usize],
             local: vec![],
             now: 0,
             told_pass: vec![0; classes as usize],

@@ -106,6 +106,9 @@ impl Worker {
             }
             let step = barrier.end();
             for peer in 1..self.net.peers.len() {
+                if !self.net.peers[peer].is_up {
+                    continue;
+                }
                 let frames = self.net.peers[peer].link.data_sent();
                 self.net.send(peer, Body::StepEnd(StepEnd { step, frames, busy }));
             }

@@ -202,8 +202,13 @@ impl Bench {
 
     /// A peer's hello. `ring`: it holds experts and gives so many landing rows.
     fn meet(&mut self, peer: u32, is_rank: bool, host_ring: Option<u32>) -> Peer {
-        self.handle(Event::PeerUp(PeerUp { worker: WorkerId(peer), epoch: 1, is_rank, host_ring }));
-        Peer { id: WorkerId(peer), link: Link::new(1, 3) }
+        let is_host = host_ring.is_some();
+        self.handle(Event::PeerUp(PeerUp { worker: WorkerId(peer), epoch: 1, is_rank, is_host }));
+        let mut peer = Peer { id: WorkerId(peer), link: Link::new(1, 3) };
+        if let Some(rows) = host_ring {
+            self.hear(&mut peer, Body::Credit((0..rows).rev().collect()));
+        }
+        peer
     }
 
     /// The next frame of a peer. Nothing follows from it before the worker settles.

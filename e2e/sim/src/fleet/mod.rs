@@ -265,7 +265,7 @@ impl<'a> Fleet<'a> {
                     worker: config.id,
                     epoch: 1,
                     is_rank: config.rank.is_some(),
-                    host_ring: config.host.map(|h| h.ring),
+                    is_host: config.host.is_some(),
                 };
                 self.handle(a, Event::PeerUp(up));
             }

@@ -206,18 +206,16 @@ fn a_redirect_brings_the_newer_table_and_the_item_goes_on_at_once() {
 }
 
 #[test]
-fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_or_in_a_cycle() {
+fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_and_gives_credit() {
     let mut b = Bench::new(asking());
     b.place(1, all_at(A));
     b.bind(bind(1, 1, 2));
     assert!(sent(&b.done()).is_empty());
-    assert_eq!(b.worker.wake(), Some(CYCLE));
-    assert!(sent(&b.handle(Event::Tick)).is_empty());
-    b.now = 50;
-    b.handle(Event::PeerUp(PeerUp { worker: WorkerId(B), epoch: 1, is_rank: true, host_ring: None }));
-    assert_eq!(b.worker.wake(), Some(50 + CYCLE));
-    let up = PeerUp { worker: WorkerId(A), epoch: 1, is_rank: false, host_ring: Some(8) };
-    let actions = b.handle(Event::PeerUp(up));
+    b.meet(B, true, None);
+    assert_eq!((b.worker.wake(), b.worker.pressure(0).orphans), (None, 2));
+    let mut a = b.meet(A, false, Some(0));
+    assert_eq!(b.worker.pressure(0).stalled, 2);
+    let actions = b.hear(&mut a, Body::Credit((0..8).collect()));
     assert_eq!(batches(&actions)[0].1.items.len(), 2);
 }
 

@@ -1,0 +1,50 @@
+//! Peers come and go. What a worker that is gone was asked for is asked of another replica: the inputs are still here,
+//! and experts are pure functions, so the outputs have the same bits.
+
+use super::{Ask, Dest, Rank};
+use crate::counters::Counters;
+use crate::frame::{ReturnItem, ReturnTo};
+use crate::ids::{Slice, WorkerId};
+use crate::net::Net;
+use crate::plant::{self, Plant};
+
+impl Rank {
+    /// A peer's connection is new. True if it holds experts by the table, so that orphans may find a holder.
+    pub fn peer_up(&mut self, peer: usize, worker: WorkerId, is_host: bool) -> bool {
+        if self.dests.len() <= peer {
+            self.dests.resize_with(peer + 1, Dest::default);
+        }
+        self.dests[peer] = Dest::new(is_host, self.clocks.len());
+        is_host && self.routing.reach(worker, true)
+    }
+
+    /// A peer is gone. What it was asked for and has not returned goes elsewhere, or waits as an orphan.
+    pub fn peer_down(&mut self, peer: usize, worker: WorkerId, net: &mut Net, n: &mut Counters) {
+        let Some(d) = self.dests.get_mut(peer) else { return };
+        if plant::is(Plant::EarlyUnmask) {
+            return;
+        }
+        *d = Dest::default();
+        self.routing.reach(worker, false);
+        let lost: Vec<ReturnItem> = self
+            .token_group
+            .iter()
+            .filter(|g| **g != super::NONE)
+            .flat_map(|g| self.pool.missing(*g))
+            .filter(|(back, slice)| self.asked_of[self.part(*back, *slice)] == peer as u32)
+            .map(|(back, slice)| ReturnItem { back, slice })
+            .collect();
+        let asks: Vec<Ask> = lost.into_iter().filter_map(|item| self.sent_back(item, n)).collect();
+        n.redispatched += asks.len() as u64;
+        for ask in asks {
+            self.ask_again(ask, None, net, n);
+        }
+        self.flush(net);
+    }
+
+    /// The entry of `asked_of` of one slice.
+    pub(super) fn part(&self, back: ReturnTo, slice: Slice) -> usize {
+        let choice = back.group as usize * self.shape.top_k as usize + back.k as usize;
+        choice * self.shape.segments as usize + slice.lo as usize
+    }
+}
