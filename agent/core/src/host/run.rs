@@ -151,8 +151,9 @@ impl Host {
         self.waiting.push((peer, batch));
         let waits = plant::is(Plant::ReturnWaits);
         for (peer, batch) in std::mem::take(&mut self.waiting) {
-            let uses = |row: u32| self.rings.of(peer).uses[row as usize] > 0 || batch.freed.contains(&row);
-            if waits && (0..self.rings.size(peer)).all(uses) {
+            let ring = self.rings.of(peer);
+            let mut rows = ring.uses.iter().enumerate();
+            if waits && rows.all(|(row, uses)| *uses > 0 || batch.freed.contains(&(row as u32))) {
                 self.waiting.push((peer, batch));
             } else {
                 net.send(peer, Body::Returns(batch));
