@@ -70,6 +70,7 @@ fn config(id: u32, blocks: u16, experts: u16, tokens: u32, policy: Policy) -> Wo
         costs: Costs { attention: flat(20_000.0), unit: flat(5_000.0), launch: 5_000 },
         release_cycles: 4,
         initial_cycle: 50_000 * MICRO,
+        patience: 3600 * SECOND,
     }
 }
 

@@ -123,6 +123,8 @@ pub struct WorkerConfig {
     pub release_cycles: u32,
     /// The cycle until one has been measured.
     pub initial_cycle: Nanos,
+    /// An expert worker that holds something and gives no sign for so long, and for 64 cycles, is masked.
+    pub patience: Nanos,
 }
 
 /// A configuration that cannot work.

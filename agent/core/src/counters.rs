@@ -33,6 +33,8 @@ pub struct Counters {
     pub credit_stalls: u64,
     /// Peers masked: their connections broke.
     pub masked: u64,
+    /// Of those, peers that owed something and gave no sign for too long.
+    pub suspected: u64,
     /// Items asked of another replica because their worker was masked.
     pub redispatched: u64,
     /// Items for an expert that nobody holds.

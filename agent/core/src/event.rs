@@ -70,6 +70,11 @@ pub enum Action {
         /// What.
         frame: Frame,
     },
+    /// Close both connections to a peer that is taken for lost. It is masked already; its next hello unmasks it.
+    Sever {
+        /// The peer.
+        worker: WorkerId,
+    },
     /// Tell a gateway.
     Tell {
         /// Whom.

@@ -99,6 +99,9 @@ impl Worker {
             return landing;
         }
         self.begin(now);
+        if let Some(d) = self.rank.as_mut().and_then(|r| r.dests.get_mut(peer)) {
+            d.alive(now, matches!(frame.body, Body::Returns(_)));
+        }
         let n = &mut self.counters;
         match frame.body {
             Body::Tokens(batch) => {
@@ -368,6 +371,13 @@ impl Worker {
     /// After every event, and after all frames that are there: what may go on goes on, what is new is told, and an
     /// idle device gets its next step.
     pub fn settle(&mut self, now: Nanos) {
+        self.begin(now);
+        while let Some(peer) = self.rank.as_mut().and_then(Rank::suspect) {
+            let worker = self.net.peers[peer].id;
+            self.counters.suspected += 1;
+            self.net.out.push(Action::Sever { worker });
+            self.peer_down(worker);
+        }
         if let Some(r) = &mut self.rank {
             let (net, n) = (&mut self.net, &mut self.counters);
             r.retry(false, net, n);

@@ -18,6 +18,8 @@ use crate::model::spec::ModelSpec;
 /// Landing rows each rank gets at each expert worker, at most: a step's worth.
 const RING: u32 = 1024;
 /// The cycle until one was measured.
+/// What a worker of the same process may take before it is taken for lost: a step on a crowded host takes seconds.
+const PATIENCE: u64 = 60_000_000_000;
 const FIRST_CYCLE: u64 = 20_000 * MICRO;
 
 /// One worker to be.
@@ -121,6 +123,7 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
                 costs: Costs::default(),
                 release_cycles: o.release_cycles,
                 initial_cycle: FIRST_CYCLE,
+                patience: PATIENCE,
             },
             role: match (r, h) {
                 (true, true) => "hybrid",

@@ -29,7 +29,7 @@ pub struct Coverage {
 
 impl Coverage {
     /// The names of what is counted, in the order of [`Self::counts`].
-    pub const NAMES: [&str; 28] = [
+    pub const NAMES: [&str; 29] = [
         "redirect",
         "duplicate frame",
         "duplicate return",
@@ -57,6 +57,7 @@ impl Coverage {
         "partition",
         "slow link",
         "mask",
+        "suspicion",
         "re-dispatch",
     ];
 
@@ -91,6 +92,7 @@ impl Coverage {
             self.faults[3],
             self.faults[4],
             c.masked,
+            c.suspected,
             c.redispatched,
         ]
     }
@@ -110,6 +112,7 @@ impl Coverage {
             (&mut to.orphaned, c.orphaned),
             (&mut to.late, c.late),
             (&mut to.masked, c.masked),
+            (&mut to.suspected, c.suspected),
             (&mut to.redispatched, c.redispatched),
         ] {
             *a += b;

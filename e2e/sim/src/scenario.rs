@@ -316,6 +316,7 @@ fn workers(
     let free_slots = r.range(0, 4) as u32;
     let (spans, release_cycles) = (r.chance(70), r.range(1, 8) as u32);
     let initial_cycle = timing.cycle(shape);
+    let patience = initial_cycle * r.spread(1, 200);
     // The roles may have schedulers of their own; the barrier needs all workers.
     let other = r.pick(&Policy::ALL);
     let mixed = r.chance(30) && fixed.policy.is_none() && policy != Policy::Sync && other != Policy::Sync;
@@ -349,6 +350,7 @@ fn workers(
                 costs: timing.costs(),
                 release_cycles,
                 initial_cycle,
+                patience,
             }
         })
         .collect()

@@ -322,6 +322,13 @@ impl World {
 
     fn step(&mut self, ev: Ev) {
         if let Some(until) = self.paused(&ev) {
+            if let Ev::Tick { worker } = ev {
+                let node = &mut self.nodes[worker as usize];
+                if node.tick != Some(self.now) {
+                    return;
+                }
+                node.tick = Some(until);
+            }
             return self.heap.push(until, ev);
         }
         match ev {
@@ -573,6 +580,11 @@ impl World {
                 let at = self.now + 1 + self.rng.exp(self.scenario.hop * 4.0) as Nanos;
                 let life = self.nodes[worker].life;
                 self.heap.push(at, Ev::Loaded { worker: worker as u32, life, slot, unit, ok });
+            }
+            Action::Sever { worker: peer } => {
+                self.note(|| format!("worker {worker} takes {peer} for lost"));
+                let length = self.hop() * 4;
+                self.sever(worker, peer.0 as usize, length);
             }
             Action::FreeSlot { slot, .. } => self.nodes[worker].device.hold(slot, None),
         }

@@ -41,6 +41,14 @@ pub(crate) struct Dest {
     pub is_host: bool,
     /// Landing rows that are free.
     credit: Vec<u32>,
+    /// Per landing row: the worker holds something there. And how many do.
+    lent: Vec<bool>,
+    in_use: u32,
+    /// When it last gave a sign of itself, or got something after it had nothing.
+    alive: Nanos,
+    /// How often it was taken for lost and came back, less what it has returned since: each doubles the patience with
+    /// it, so that a worker that is only slow gets to return something.
+    doubts: u32,
     /// Items that wait for one.
     stalled: VecDeque<Ask>,
     /// Batches decided on, not sent yet.
@@ -56,10 +64,35 @@ pub(crate) struct Dest {
     usual: (usize, usize),
 }
 
+/// Patience with a worker doubles at most so often.
+const MOST_DOUBTS: u32 = 20;
+
 impl Dest {
     /// A peer that was just met. It gives no credit yet.
-    pub fn new(is_host: bool, classes: usize) -> Self {
-        Self { is_host, told: vec![None; classes], ..Self::default() }
+    pub fn meet(&mut self, is_host: bool, classes: usize, now: Nanos) {
+        let doubts = self.doubts;
+        *self = Self { is_host, told: vec![None; classes], alive: now, doubts, ..Self::default() };
+    }
+
+    /// It is gone.
+    pub fn lose(&mut self) {
+        *self = Self { doubts: self.doubts, ..Self::default() };
+    }
+
+    /// When it is taken for lost, if it owes something and gives no sign before.
+    pub fn overdue(&self, patience: Nanos) -> Option<Nanos> {
+        let owes = self.is_host && (self.in_use > 0 || !self.stalled.is_empty());
+        owes.then(|| self.alive.saturating_add(patience.saturating_mul(1 << self.doubts)))
+    }
+
+    pub fn doubt(&mut self) {
+        self.doubts = (self.doubts + 1).min(MOST_DOUBTS);
+    }
+
+    /// It gives a sign.
+    pub fn alive(&mut self, now: Nanos, returns: bool) {
+        self.alive = now;
+        self.doubts = self.doubts.saturating_sub(u32::from(returns));
     }
 
     pub fn stalled(&self) -> usize {
@@ -219,6 +252,11 @@ impl Rank {
     pub fn credited(&mut self, peer: usize, rows: &[u32], net: &mut Net) {
         let Some(d) = self.dests.get_mut(peer) else { return };
         d.credit.extend_from_slice(rows);
+        for row in rows {
+            if let Some(true) = d.lent.get_mut(*row as usize).map(std::mem::take) {
+                d.in_use -= 1;
+            }
+        }
         if d.stalled.is_empty() {
             return;
         }
@@ -358,6 +396,10 @@ impl Rank {
             if let Some(b) = d.outbox.last() {
                 d.usual = (b.rows.len(), b.items.len());
             }
+            let new: usize = d.outbox.iter().map(|b| b.rows.len()).sum();
+            if new > 0 && new == d.in_use as usize {
+                d.alive = self.now;
+            }
             let mut batches = std::mem::take(&mut d.outbox).into_iter();
             while let Some(mut b) = batches.next() {
                 let class = b.class.0;
@@ -445,6 +487,7 @@ impl Dest {
         batch.rows.push(RowMove { src, dst });
         let row = batch.rows.len() as u32 - 1;
         self.tail = Some(token);
+        self.lend(dst);
         Some(row)
     }
 
@@ -465,6 +508,15 @@ impl Dest {
         });
         let last = self.outbox.len() - 1;
         &mut self.outbox[last]
+    }
+
+    fn lend(&mut self, row: u32) {
+        let row = row as usize;
+        if self.lent.len() <= row {
+            self.lent.resize(row + 1, false);
+        }
+        self.lent[row] = true;
+        self.in_use += 1;
     }
 
     /// Adds an item to the batch that its row is in.

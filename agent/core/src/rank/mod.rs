@@ -70,6 +70,7 @@ pub(crate) struct Rank {
     /// Per class: the decode waves, then prefill.
     pub clocks: Vec<Clock>,
     pub cycle: Cycle,
+    patience: Nanos,
     pub sequences: Vec<Option<Sequence>>,
     free_handles: Vec<u32>,
     by_key: HashMap<SeqKey, u32>,
@@ -133,6 +134,7 @@ impl Rank {
             queues: AttentionQueues::new(shape.blocks(), classes),
             clocks: (0..classes).map(|_| Clock::new(shape.blocks())).collect(),
             cycle: Cycle::new(config.initial_cycle),
+            patience: config.patience,
             sequences: vec![],
             free_handles: vec![],
             by_key: HashMap::new(),
@@ -223,6 +225,6 @@ impl Rank {
         let deadline = self.deadlines.first().map(|(t, _)| *t);
         let waiting = self.waiting.values().filter_map(|b| b.deadline).min();
         let retry = self.retries.iter().map(|(t, _)| *t).min();
-        [deadline, waiting, retry].into_iter().flatten().min()
+        [deadline, waiting, retry, self.next_overdue()].into_iter().flatten().min()
     }
 }

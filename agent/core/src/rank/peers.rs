@@ -4,9 +4,12 @@
 use super::{Ask, Dest, Rank};
 use crate::counters::Counters;
 use crate::frame::{ReturnItem, ReturnTo};
-use crate::ids::{Slice, WorkerId};
+use crate::ids::{Nanos, Slice, WorkerId};
 use crate::net::Net;
 use crate::plant::{self, Plant};
+
+/// Cycles for which an expert worker that owes something may give no sign, at least.
+const PATIENCE_CYCLES: u64 = 64;
 
 impl Rank {
     /// A peer's connection is new. True if it holds experts by the table, so that orphans may find a holder.
@@ -14,7 +17,7 @@ impl Rank {
         if self.dests.len() <= peer {
             self.dests.resize_with(peer + 1, Dest::default);
         }
-        self.dests[peer] = Dest::new(is_host, self.clocks.len());
+        self.dests[peer].meet(is_host, self.clocks.len(), self.now);
         is_host && self.routing.reach(worker, true)
     }
 
@@ -24,7 +27,7 @@ impl Rank {
         if plant::is(Plant::EarlyUnmask) {
             return;
         }
-        *d = Dest::default();
+        d.lose();
         self.routing.reach(worker, false);
         let lost: Vec<ReturnItem> = self
             .token_group
@@ -40,6 +43,25 @@ impl Rank {
             self.ask_again(ask, None, net, n);
         }
         self.flush(net);
+    }
+
+    /// How long a worker that owes something may give no sign.
+    fn patience(&self) -> Nanos {
+        self.patience.max(PATIENCE_CYCLES * self.cycle.value())
+    }
+
+    /// When the next worker is taken for lost.
+    pub(super) fn next_overdue(&self) -> Option<Nanos> {
+        let patience = self.patience();
+        self.dests.iter().filter_map(|d| d.overdue(patience)).min()
+    }
+
+    /// A worker that has owed something for too long without a sign: it is to be taken for lost.
+    pub fn suspect(&mut self) -> Option<usize> {
+        let (patience, now) = (self.patience(), self.now);
+        let peer = self.dests.iter().position(|d| d.overdue(patience).is_some_and(|at| at <= now))?;
+        self.dests[peer].doubt();
+        Some(peer)
     }
 
     /// The entry of `asked_of` of one slice.

@@ -26,6 +26,7 @@ mod waiting;
 
 const ME: WorkerId = WorkerId(0);
 const CYCLE: Nanos = 1_000 * MICRO;
+const PATIENCE: Nanos = 1000 * CYCLE;
 
 /// A rank of two dense blocks: all that a token needs is here. Pages of four tokens.
 fn dense() -> WorkerConfig {
@@ -51,6 +52,7 @@ fn dense() -> WorkerConfig {
         costs: Costs::default(),
         release_cycles: 4,
         initial_cycle: CYCLE,
+        patience: PATIENCE,
     }
 }
 

@@ -142,6 +142,7 @@ impl Setting {
             costs: self.costs.curves(1.0 / f64::from(self.slices), self.context),
             release_cycles: 4,
             initial_cycle: (cycle * 1e9) as Nanos,
+            patience: Nanos::MAX / 2,
         }
     }
 
@@ -414,7 +415,7 @@ impl<'a> Fleet<'a> {
                     all[handle.0 as usize] = seq.request as u32;
                 }
                 Action::LoadSlot { slot, unit } => loads.push((slot, unit)),
-                Action::Close { .. } | Action::FreeSlot { .. } => {}
+                Action::Close { .. } | Action::FreeSlot { .. } | Action::Sever { .. } => {}
             }
         }
         self.actions = actions;

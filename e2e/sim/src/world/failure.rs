@@ -32,7 +32,7 @@ impl World {
     }
 
     /// The connections of two workers break for a time. Each end notices when it does.
-    fn sever(&mut self, a: usize, b: usize, length: Nanos) {
+    pub(super) fn sever(&mut self, a: usize, b: usize, length: Nanos) {
         let Some(epoch) = self.pairs.sever(a, b) else { return };
         self.ledger.sever(a, b);
         for (worker, peer) in [(a, b), (b, a)] {

@@ -184,7 +184,7 @@ fn a_worker_that_sends_back_what_this_table_gives_it_is_asked_again_in_a_cycle()
     let again = batches(&again)[0].1;
     assert_eq!((items(again), again.block, again.progress), (vec![back[1]], 0, 0));
     assert_eq!((again.items[0].expert, again.class), (1, Class(2)));
-    assert_eq!(b.worker.wake(), None);
+    assert_eq!(b.worker.wake(), Some(200 + PATIENCE), "until it is taken for lost");
     b.hear(&mut host, outputs(back.clone(), vec![]));
     b.hear(&mut host, redirect(vec![back[1]], None));
     assert_eq!(b.worker.counters().duplicate_returns, 1, "nobody waits for it any more");
@@ -341,9 +341,10 @@ fn rows_of_a_cancelled_sequence_are_free_when_what_was_sent_is_back() {
     let actions = b.done();
     let back = items(batches(&actions)[0].1);
     b.hear(&mut host, redirect(back, None));
-    assert!(b.worker.wake().is_some());
+    assert_eq!(b.worker.wake(), Some(b.now + CYCLE));
     b.cancel(2, 1);
-    assert!(b.worker.is_empty() && b.worker.wake().is_none());
+    assert!(b.worker.is_empty());
+    assert_eq!(b.worker.wake(), Some(b.now + PATIENCE), "its landing rows are still out");
     b.place(2, vec![]);
     b.bind(bind(3, 2, 2));
     b.done();
