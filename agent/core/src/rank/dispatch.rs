@@ -82,7 +82,8 @@ impl Dest {
     /// When it is taken for lost, if it owes something and gives no sign before.
     pub fn overdue(&self, patience: Nanos) -> Option<Nanos> {
         let owes = self.is_host && (self.in_use > 0 || !self.stalled.is_empty());
-        owes.then(|| self.alive.saturating_add(patience.saturating_mul(1 << self.doubts)))
+        let at = self.alive.saturating_add(patience.saturating_mul(1 << self.doubts));
+        (owes && at < Nanos::MAX).then_some(at)
     }
 
     pub fn doubt(&mut self) {

@@ -15,7 +15,7 @@ mod returns;
 mod segments;
 
 use crate::clock::Clock;
-use crate::config::{RankConfig, Shape, WorkerConfig};
+use crate::config::{Policy, RankConfig, Shape, WorkerConfig};
 use crate::cycle::Cycle;
 use crate::ids::{Attempt, GatewayId, Nanos, Progress, SeqKey, Slice, WorkerId};
 use crate::kv::{KvPool, Table};
@@ -134,7 +134,8 @@ impl Rank {
             queues: AttentionQueues::new(shape.blocks(), classes),
             clocks: (0..classes).map(|_| Clock::new(shape.blocks())).collect(),
             cycle: Cycle::new(config.initial_cycle),
-            patience: config.patience,
+            // The barrier is a baseline: it does not outlive a worker.
+            patience: if config.policy == Policy::Sync { Nanos::MAX } else { config.patience },
             sequences: vec![],
             free_handles: vec![],
             by_key: HashMap::new(),
