@@ -16,6 +16,7 @@ mod admission;
 mod asking;
 mod books;
 mod config;
+mod failure;
 mod hosting;
 mod in_step;
 mod marks;
