@@ -7,6 +7,8 @@ pub type Nanos = u64;
 
 /// One microsecond in [`Nanos`].
 pub const MICRO: Nanos = 1_000;
+/// One millisecond in [`Nanos`].
+pub const MILLI: Nanos = 1_000_000;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000_000_000;
 
