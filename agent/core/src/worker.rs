@@ -268,10 +268,10 @@ impl Worker {
                 None => self.counters.bad_frames += 1,
             }
         }
-        if let Some(r) = &mut self.rank {
-            if r.peer_up(peer, hello.worker, hello.is_host) {
-                r.retry(true, &mut self.net, &mut self.counters);
-            }
+        if let Some(r) = &mut self.rank
+            && r.peer_up(peer, hello.worker, hello.is_host)
+        {
+            r.retry(true, &mut self.net, &mut self.counters);
         }
         if let Some(b) = &mut self.barrier {
             b.peer_up(peer);

@@ -1,5 +1,7 @@
 //! Messages come out of their fragments as they went in, urgent ones before what is half sent.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! Every frame comes out as it went in; nothing else is taken for one.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sluice_core::frame::{
