@@ -15,6 +15,12 @@ pub(super) fn all_at(worker: u32) -> Vec<Replica> {
     (0..8).map(|i| held(WorkerId(worker), unit(i / 4, i % 4))).collect()
 }
 
+/// One of two slices of all experts of block 0 at one worker.
+pub(super) fn half(worker: u32, lo: u8) -> impl Iterator<Item = Replica> {
+    let slice = Slice { lo, hi: lo + 1 };
+    (0..4).map(move |e| held(WorkerId(worker), Unit { slice, ..unit(0, e) }))
+}
+
 /// A rank and a host that holds all of it, with a landing ring of so many rows.
 pub(super) fn beside(config: WorkerConfig, ring: u32) -> (Bench, Peer) {
     let mut b = Bench::new(config);
@@ -223,10 +229,6 @@ fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_and_gives_credit() {
 fn an_expert_in_slices_is_asked_in_all_of_them() {
     let mut b = Bench::new(asking());
     let mut peers = [A, B].map(|w| b.meet(w, false, Some(8)));
-    let half = |worker, lo| {
-        let slice = Slice { lo, hi: lo + 1 };
-        (0..4).map(move |e| held(WorkerId(worker), Unit { slice, ..unit(0, e) }))
-    };
     b.place(1, half(A, 0).chain(half(B, 1)).collect());
     b.bind(bind(1, 1, 2));
     let actions = b.done();

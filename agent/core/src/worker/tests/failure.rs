@@ -1,6 +1,6 @@
 //! Workers that are lost: what they held is asked elsewhere, and nothing of their epoch counts any more.
 
-use super::asking::{all_at, asking, batches, beside, items, outputs};
+use super::asking::{all_at, asking, batches, beside, half, items, outputs};
 use super::hosting::{batch, hosting, serving};
 use super::*;
 
@@ -96,10 +96,6 @@ fn outputs_that_nobody_wants_count_as_returned_when_their_worker_is_lost() {
 fn a_lost_slice_makes_its_choice_start_anew_under_another_slicing() {
     let mut b = Bench::new(asking());
     let mut peers = [A, B, C].map(|w| b.meet(w, false, Some(8)));
-    let half = |worker, lo| {
-        let slice = Slice { lo, hi: lo + 1 };
-        (0..4).map(move |e| held(WorkerId(worker), Unit { slice, ..unit(0, e) }))
-    };
     b.place(1, half(A, 0).chain(half(B, 1)).collect());
     b.bind(bind(1, 1, 2));
     let actions = b.done();
