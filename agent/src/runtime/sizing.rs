@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
 use sluice_core::cost::Costs;
-use sluice_core::ids::{MICRO, WorkerId};
+use sluice_core::ids::{MICRO, Nanos, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::slab::SlabLayout;
 use sluice_planner::{Replicas, Request};
@@ -18,8 +18,6 @@ use crate::model::spec::ModelSpec;
 /// Landing rows each rank gets at each expert worker, at most: a step's worth.
 const RING: u32 = 1024;
 /// The cycle until one was measured.
-/// What a worker of the same process may take before it is taken for lost: a step on a crowded host takes seconds.
-const PATIENCE: u64 = 60_000_000_000;
 const FIRST_CYCLE: u64 = 20_000 * MICRO;
 
 /// One worker to be.
@@ -123,7 +121,8 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
                 costs: Costs::default(),
                 release_cycles: o.release_cycles,
                 initial_cycle: FIRST_CYCLE,
-                patience: PATIENCE,
+                // Workers of one process stop and go on together: none is ever taken for lost.
+                patience: Nanos::MAX,
             },
             role: match (r, h) {
                 (true, true) => "hybrid",
