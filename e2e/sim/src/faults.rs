@@ -69,7 +69,8 @@ impl Fault {
         let length = 1 + r.below(most);
         match r.below(100) {
             0..35 => Self::Kill { worker, away: length },
-            35..50 => Self::Pause { worker, length },
+            // Long enough to be taken for lost, often.
+            35..50 => Self::Pause { worker, length: 8 * length },
             50..75 => {
                 let b = (worker + 1 + r.below(workers as u64 - 1) as usize) % workers;
                 Self::Cut { a: worker, b, length }

@@ -81,8 +81,8 @@ pub struct Scenario {
     pub incidents: Vec<(Nanos, Incident)>,
     /// What goes wrong, and when.
     pub faults: Vec<(Nanos, Fault)>,
-    /// More events than this are taken for a livelock.
-    pub max_events: u64,
+    /// More events than this without a token for any client are taken for a livelock.
+    pub max_quiet: u64,
 }
 
 /// Slots kept free for experts that have lost all their holders.
@@ -179,7 +179,7 @@ impl Scenario {
             gather: if r.chance(50) { r.range(1, 60) } else { 0 },
             hop: latency as f64,
             load_failures: if r.chance(20) { 30 } else { 0 },
-            max_events: 600_000,
+            max_quiet: 400_000,
             shape,
             workers,
             timing,

@@ -150,6 +150,8 @@ pub struct World {
     scenario: Scenario,
     now: Nanos,
     events: u64,
+    /// Events until a client was last given a token.
+    told: u64,
     heap: Heap<Ev>,
     rng: Rng,
     nodes: Vec<Node>,
@@ -216,6 +218,7 @@ impl World {
             shape: scenario.shape.clone(),
             now: 0,
             events: 0,
+            told: 0,
             heap: Heap::new(),
             nodes: nodes?,
             wire: Wire::new(scenario.wire, n, rng.fork()),
@@ -282,7 +285,7 @@ impl World {
             self.now = at;
             self.events += 1;
             self.step(ev);
-            if self.events >= self.scenario.max_events {
+            if self.events - self.told >= self.scenario.max_quiet {
                 let open = self.clients.iter().filter(|c| c.is_open()).count();
                 self.fail(format!("no end in sight: {open} requests are open; {}", self.held()));
             }
@@ -695,6 +698,7 @@ impl World {
                     self.tell_rank(gateway, rank, Event::Cancel { seq, attempt });
                 }
                 FrontAction::Deliver { index, id, handle, .. } => {
+                    self.told = self.events;
                     let got =
                         self.clients[handle as usize].deliver(&self.shape, self.scenario.hot, index, id);
                     self.must(got);

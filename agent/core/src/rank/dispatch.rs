@@ -46,9 +46,7 @@ pub(crate) struct Dest {
     in_use: u32,
     /// When it last gave a sign of itself, or got something after it had nothing.
     alive: Nanos,
-    /// How often it was taken for lost and came back, less what it has returned since: each doubles the patience with
-    /// it, so that a worker that is only slow gets to return something.
-    doubts: u32,
+    doubts: Doubts,
     /// Items that wait for one.
     stalled: VecDeque<Ask>,
     /// Batches decided on, not sent yet.
@@ -66,6 +64,41 @@ pub(crate) struct Dest {
 
 /// Patience with a worker doubles at most so often.
 const MOST_DOUBTS: u32 = 20;
+/// A doubt is forgotten after so many times the patience that it was worth.
+const CALM: u64 = 64;
+
+/// How often a worker was taken for lost and came back, of late. Each doubles the patience with it, so that one that is
+/// only slow gets to return all that it was asked for. What it returns in between proves nothing: it may have a slow
+/// step and a quick one, and be doubted in each of the slow ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubts {
+    count: u32,
+    /// Until when none is forgotten.
+    until: Nanos,
+    /// How long that was from the last one on.
+    term: Nanos,
+}
+
+impl Doubts {
+    fn patience(self, patience: Nanos) -> Nanos {
+        patience.saturating_mul(1 << self.count)
+    }
+
+    fn add(&mut self, now: Nanos, patience: Nanos) {
+        self.term = CALM.saturating_mul(self.patience(patience));
+        self.until = now.saturating_add(self.term);
+        self.count = (self.count + 1).min(MOST_DOUBTS);
+    }
+
+    /// The worker has returned something.
+    fn calm(&mut self, now: Nanos) {
+        if self.count > 0 && now >= self.until {
+            self.count -= 1;
+            self.term /= 2;
+            self.until = now.saturating_add(self.term);
+        }
+    }
+}
 
 impl Dest {
     /// A peer that was just met. It gives no credit yet.
@@ -82,18 +115,20 @@ impl Dest {
     /// When it is taken for lost, if it owes something and gives no sign before.
     pub fn overdue(&self, patience: Nanos) -> Option<Nanos> {
         let owes = self.is_host && (self.in_use > 0 || !self.stalled.is_empty());
-        let at = self.alive.saturating_add(patience.saturating_mul(1 << self.doubts));
+        let at = self.alive.saturating_add(self.doubts.patience(patience));
         (owes && at < Nanos::MAX).then_some(at)
     }
 
-    pub fn doubt(&mut self) {
-        self.doubts = (self.doubts + 1).min(MOST_DOUBTS);
+    pub fn doubt(&mut self, now: Nanos, patience: Nanos) {
+        self.doubts.add(now, patience);
     }
 
     /// It gives a sign.
     pub fn alive(&mut self, now: Nanos, returns: bool) {
         self.alive = now;
-        self.doubts = self.doubts.saturating_sub(u32::from(returns));
+        if returns {
+            self.doubts.calm(now);
+        }
     }
 
     pub fn stalled(&self) -> usize {
@@ -301,11 +336,23 @@ impl Rank {
             Some(worker) if asked != 0 => self.ask_slice(&ask, worker, net, n),
             // Another slicing: a step that runs here may still write the rows of the one before.
             _ if self.hosting => {
+                self.forget_waiting(ask.back);
                 self.orphan(Ask { slice: Slice::whole(self.shape.segments), ..ask }, n);
                 self.reslices = true;
             }
-            _ => self.ask_expert(Ask { slice: Slice::whole(self.shape.segments), ..ask }, net, n),
+            _ => {
+                self.forget_waiting(ask.back);
+                self.ask_expert(Ask { slice: Slice::whole(self.shape.segments), ..ask }, net, n);
+            }
         }
+    }
+
+    /// A choice is asked for anew: what of it still waits to be sent is not wanted any more.
+    fn forget_waiting(&mut self, back: ReturnTo) {
+        for d in &mut self.dests {
+            d.stalled.retain(|a| a.back != back);
+        }
+        self.retries.retain(|(_, a)| a.back != back);
     }
 
     /// The table changed, or time passed: orphans and postponed items are tried again.
@@ -534,5 +581,42 @@ impl Dest {
         let Some(row) = self.row(common, a.token, src) else { return false };
         self.put(TokenItem { row, expert: a.expert, slice: a.slice, back: a.back });
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Doubts;
+
+    /// What is returned between two slow steps does not make the patience with them shorter.
+    #[test]
+    fn patience_grows_until_it_is_enough_and_then_shrinks_slowly() {
+        let (mut doubts, mut now) = (Doubts::default(), 0);
+        for times in [1, 2, 4, 8] {
+            assert_eq!(doubts.patience(10), 10 * times);
+            doubts.add(now, 10);
+            now += 10 * times;
+            doubts.calm(now);
+        }
+        assert_eq!(doubts.patience(10), 160);
+        // The last doubt was worth 80, and is forgotten 64 times as long after it; the one before in half the time.
+        let last = now - 80;
+        doubts.calm(last + 64 * 80 - 1);
+        assert_eq!(doubts.patience(10), 160);
+        doubts.calm(last + 64 * 80);
+        assert_eq!(doubts.patience(10), 80);
+        doubts.calm(last + 64 * 80 + 64 * 40 - 1);
+        assert_eq!(doubts.patience(10), 80);
+        for term in [40, 20, 10, 5] {
+            now = last + 64 * 80 + 64 * (80 - term);
+            doubts.calm(now);
+        }
+        assert_eq!(doubts.patience(10), 10);
+        doubts.calm(u64::MAX);
+        assert_eq!(doubts.patience(10), 10);
+        for _ in 0..100 {
+            doubts.add(u64::MAX, u64::MAX);
+        }
+        assert_eq!(doubts.patience(1), 1 << 20, "and has an end");
     }
 }

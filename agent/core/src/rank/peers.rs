@@ -60,7 +60,7 @@ impl Rank {
     pub fn suspect(&mut self) -> Option<usize> {
         let (patience, now) = (self.patience(), self.now);
         let peer = self.dests.iter().position(|d| d.overdue(patience).is_some_and(|at| at <= now))?;
-        self.dests[peer].doubt();
+        self.dests[peer].doubt(now, patience);
         Some(peer)
     }
 

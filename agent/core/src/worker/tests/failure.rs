@@ -135,8 +135,12 @@ fn a_worker_that_owes_something_and_gives_no_sign_is_taken_for_lost() {
     b.hear(&mut again, Body::Credit((0..8).collect()));
     assert_eq!(b.worker.wake(), Some(b.now + 2 * PATIENCE));
     b.hear(&mut again, outputs(first, vec![0]));
+    let actions = b.done();
+    assert_eq!(b.worker.wake(), Some(b.now + 2 * PATIENCE), "its next step may be the slow one");
+    b.now += 64 * PATIENCE;
+    b.hear(&mut again, outputs(items(batches(&actions)[0].1), vec![1]));
     b.done();
-    assert_eq!(b.worker.wake(), Some(b.now + PATIENCE), "what it returns restores the trust");
+    assert_eq!(b.worker.wake(), Some(b.now + PATIENCE), "time in which it returns restores the trust");
 }
 
 #[test]
