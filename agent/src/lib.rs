@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cli;
 pub mod gateway;
 pub mod inspect;
+pub mod link;
 pub mod model;
 pub mod node;
 pub mod runtime;

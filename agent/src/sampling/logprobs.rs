@@ -1,9 +1,11 @@
 //! Log-probabilities of the raw distribution: log-softmax of the logits as the model gave them.
 
+use serde::{Deserialize, Serialize};
+
 use super::math;
 
 /// A token and its log-probability.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token id.
     pub id: u32,
@@ -12,7 +14,7 @@ pub struct TokenLogprob {
 }
 
 /// Log-probabilities at one index of a sequence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Logprobs {
     /// The drawn token's.
     pub token: TokenLogprob,
