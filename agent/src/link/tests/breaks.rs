@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::{BufMut, BytesMut};
 use proptest::prelude::*;
 use sluice_core::ids::{MILLI, SECOND};
-use sluice_core::sequence::{Finish, RankEvent};
+use sluice_core::sequence::{self, Finish, RankEvent};
+use sluice_core::session::SessionId;
+use tokio::io::AsyncWriteExt;
 
 use super::net::{Road, config};
 use super::sides::{Asked, Bed, Heard, LOAD, bind, greedy, pass, run, seq, token, until};
-use crate::link::message::Told;
+use crate::link::frame::{Wire, put};
+use crate::link::message::{Answer, Bind, Open, ToRank, Told, encode};
 use crate::sampling::{Logprobs, SamplingParams, TokenLogprob};
 
 #[test]
@@ -70,12 +74,22 @@ fn what_is_acknowledged_is_not_kept() {
 fn a_long_message_is_no_silence() {
     run(async {
         let bed = Bed::new().up().await;
-        let mut long = bind(1);
-        long.ids = vec![1; 1_000_000].into();
-        // The pipe holds 4 KiB, and the rank's end is read as fast as the clock allows: here by turns with its beats.
-        bed.gateway.rank().bind(long, greedy(), None);
-        until(|| bed.rank.asked().len() == 2).await;
-        assert_eq!((bed.net.dialed(), bed.gateway.downs().len()), (1, 0));
+        let (session, fresh, has) = (SessionId { incarnation: 1, number: 1 }, true, 0);
+        let open = encode(&Open { session, fresh, has });
+        let long = sequence::Bind { ids: vec![1; 1_000].into(), ..bind(1) };
+        let long = encode(&ToRank::Bind(Box::new(Bind::new(long, 0, greedy(), None))));
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_le(open.len() as u32);
+        bytes.put_slice(&open);
+        put(&mut bytes, 0, Some((1, &long)));
+        let mut stream = bed.net.clone().dial("slow").await.unwrap().stream;
+        for part in bytes.chunks(100) {
+            stream.write_all(part).await.unwrap();
+            pass(300 * MILLI).await;
+        }
+        let asked = bed.rank.asked();
+        assert!(matches!(&asked[2..], [Asked::Bind(bind, ..)] if bind.ids.len() == 1_000), "{asked:?}");
+        assert_eq!(bed.net.ends(), [] as [&str; 0]);
     });
 }
 
@@ -118,15 +132,11 @@ fn the_gateway_dials_at_once_and_the_rank_lets_the_old_connection_go() {
 fn a_newer_connection_of_a_session_takes_the_olders_place() {
     run(async {
         let bed = Bed::new().up().await;
-        let open = crate::link::message::Open {
-            session: sluice_core::session::SessionId { incarnation: 1, number: 1 },
-            fresh: false,
-            has: 1,
-        };
+        let open = Open { session: SessionId { incarnation: 1, number: 1 }, fresh: false, has: 1 };
         let dialed = bed.net.clone().dial("g").await.unwrap();
-        let mut wire = crate::link::frame::Wire::new(dialed.stream);
+        let mut wire = Wire::new(dialed.stream);
         wire.write(&open).await.unwrap();
-        assert_eq!(wire.read("answer").await.ok(), Some(crate::link::message::Answer::Opened { has: 0 }));
+        assert_eq!(wire.read("answer").await.ok(), Some(Answer::Opened { has: 0 }));
         until(|| !bed.net.ends().is_empty()).await;
         assert_eq!(bed.net.ends(), ["the connection ended: a newer one of the same session took its place"]);
     });
