@@ -7,7 +7,7 @@ use sluice_core::sequence::{Abort, Finish, RankEvent};
 use sluice_core::session::SessionId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::sides::{Bed, Heard, bind, greedy, pass, run, seq, token, until};
+use super::sides::{Asked, Bed, Heard, bind, greedy, pass, run, seq, token, until};
 use crate::link::Lost;
 use crate::link::frame::{self, Wire};
 use crate::link::message::{self, Answer, Open};
@@ -17,13 +17,7 @@ use std::sync::Arc;
 /// Whatever else happened, the gateway's own session works as before.
 async fn is_well(bed: &Bed, request: u64) {
     bed.gateway.rank().bind(bind(request), greedy(), None);
-    until(|| {
-        bed.rank
-            .asked()
-            .iter()
-            .any(|a| matches!(a, super::sides::Asked::Bind(b, ..) if b.seq == seq(request)))
-    })
-    .await;
+    until(|| bed.rank.asked().iter().any(|a| matches!(a, Asked::Bind(b, ..) if b.seq == seq(request)))).await;
     bed.rank.gateway().told(vec![token(request, 0)]);
     until(|| bed.gateway.told().iter().any(|told| told.seq == seq(request))).await;
     assert_eq!((bed.gateway.ups(), bed.gateway.downs().len()), (1, 0));
@@ -209,6 +203,20 @@ fn a_bind_that_is_too_long_to_travel_ends_its_attempt_and_no_other() {
         let fault = RankEvent::Finished(Finish::Aborted(Abort::Fault));
         assert_eq!(bed.gateway.told(), [message::Told { event: fault, ..token(10, 0) }]);
         is_well(&bed, 1).await;
+    });
+}
+
+#[test]
+fn a_message_that_comes_twice_counts_once() {
+    run(async {
+        let bed = Bed::new().up().await;
+        let cancel = |request| message::encode(&message::ToRank::Cancel { seq: seq(request), attempt: 1 });
+        let (first, second) = (envelope(0, 1, &cancel(1)), envelope(0, 2, &cancel(2)));
+        say(&bed, &[opening(true), first.clone(), first.clone(), second, first].concat()).await;
+        let asked = bed.rank.asked();
+        let cancels =
+            asked.iter().filter_map(|a| if let Asked::Cancel(seq, 1) = a { Some(*seq) } else { None });
+        assert_eq!(cancels.collect::<Vec<_>>(), [seq(1), seq(2)]);
     });
 }
 
