@@ -1,0 +1,142 @@
+"""What an operator does: writes the table, waits for workers to be ready, reads their counters."""
+
+import asyncio
+import json
+import time
+
+import counters
+from agents import Agents
+from counters import Sums
+from machine import Unable
+from table import Placed, Shape, Unit, hottest, write
+
+TABLE_PAGE = "/v1/placement"
+# A slot of a small model loads in milliseconds; a host that is busy takes longer.
+LOADED = 60.0
+
+
+class Control:
+    def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None):
+        self.agents, self._table, self._shape = agents, table, shape
+        self.sums = Sums()
+        # All changes of the table, one after the other.
+        self.changing = asyncio.Lock()
+
+    @property
+    def table(self) -> Placed:
+        if self._table is None:
+            raise Unable("the scenario has no workers, so no table")
+        return self._table
+
+    def write_tables(self) -> None:
+        """The file of every process, at one moment each."""
+        if self._table is None:
+            return
+        for name, agent in self.agents.all.items():
+            if agent.host.role != "serve":
+                write(self.agents.table(name), self._table.document(agent.host.sees))
+
+    async def publish(self, by: str) -> None:
+        """The table to everybody: by file, or by HTTP (the files follow, for those who start later)."""
+        if by == "http":
+            for name, agent in self.agents.all.items():
+                if agent.running:
+                    body = json.dumps(self.table.document(agent.host.sees)).encode()
+                    status, text = await counters.get(self.agents.address(name), TABLE_PAGE, 5, "PUT", body)
+                    if status not in (200, 202, 204):
+                        raise Unable(f"{name} answered a pushed table with {status}: {text.strip()[:200]}")
+        elif by != "file":
+            raise Unable(f"a table is published by `file` or `http`, not {by!r}")
+        await asyncio.to_thread(self.write_tables)
+
+    async def ready(self, name: str, patience: float) -> None:
+        end = time.monotonic() + patience
+        agent = self.agents.all[name]
+        incarnation, last = agent.incarnation, "nothing"
+        while time.monotonic() < end:
+            if not agent.running or agent.incarnation != incarnation:
+                if agent.expected or agent.incarnation != incarnation:
+                    # Another fault took it away meanwhile.
+                    return
+                raise Unable(f"{name} ended with {agent.process.returncode} before it was ready; its log: {agent.log}")
+            try:
+                status, last = await counters.get(self.agents.address(name), "/readyz", 2)
+                if status == 200:
+                    return self.agents.returned(name)
+            except (OSError, asyncio.TimeoutError, ValueError, IndexError) as error:
+                last = f"{type(error).__name__} {error}"
+            await asyncio.sleep(0.1)
+        raise Unable(f"{name} was not ready within {patience:.0f} s: {last.strip()}; its log: {agent.log}")
+
+    async def scrape(self, name: str) -> None:
+        """Keeps a process' counters; one that does not answer keeps those it had."""
+        incarnation = self.agents.all[name].incarnation
+        try:
+            status, text = await counters.get(self.agents.address(name), "/metrics", 0.5)
+        except (OSError, asyncio.TimeoutError, ValueError, IndexError):
+            return
+        if status == 200:
+            self.sums.put(name, incarnation, counters.parse(text))
+
+    async def scrape_all(self) -> None:
+        self.agents.poll()
+        await asyncio.gather(*(self.scrape(name) for name, agent in self.agents.all.items() if agent.running))
+
+    async def watch(self) -> None:
+        while True:
+            await self.scrape_all()
+            await asyncio.sleep(1.0)
+
+    async def pressure(self, name: str) -> dict:
+        status, text = await counters.get(self.agents.address(name), "/v1/pressure", 5)
+        if status != 200:
+            raise Unable(f"{name}: /v1/pressure gave {status}: {text.strip()[:200]}")
+        return json.loads(text)
+
+    async def units(self, wanted: object, worker: str) -> list[Unit]:
+        """`all`, `held` (by the worker), `hottest` or `hottest:N` (per block), or a list of [block, expert]."""
+        if wanted == "all":
+            return self._shape.units()
+        if wanted == "held":
+            return [unit for unit in self._shape.units()
+                    if any(worker in self.table.holders(unit, state) for state in ("Joining", "Active", "Draining"))]
+        if isinstance(wanted, str) and wanted.partition(":")[0] == "hottest":
+            count = int(wanted.partition(":")[2] or 1)
+            ranks = [n for n, a in self.agents.all.items() if a.running and a.host.role in ("attention", "hybrid")]
+            pages = [await self.pressure(name) for name in ranks]
+            return hottest([w["dispatched"] for page in pages for w in page["workers"] if w["dispatched"]], self._shape, count)
+        if isinstance(wanted, list):
+            return [(block, expert) for block, expert in wanted]
+        raise Unable(f"units are `all`, `held`, `hottest`, `hottest:N` or a list, not {wanted!r}")
+
+    async def place(self, worker: str, units: list[Unit], by: str) -> str:
+        """Joining, then, when the worker has loaded them, Active."""
+        async with self.changing:
+            begin = time.monotonic()
+            self.table.add(worker, units)
+            await self.publish(by)
+            await self._loaded(worker, sum(1 for part in self.table.slices for row in part["units"] if row["worker"] == worker))
+            loaded = time.monotonic()
+            self.table.set_state(worker, units, "Active")
+            await self.publish(by)
+        return f"{len(units)} experts on {worker}, loaded after {loaded - begin:.2f} s"
+
+    async def _loaded(self, worker: str, slots: int) -> None:
+        end = time.monotonic() + LOADED
+        while time.monotonic() < end:
+            page = await self.pressure(worker)
+            mine = page["workers"]
+            serving, loading = (sum(w[key] for w in mine) for key in ("units_serving", "units_loading"))
+            if not loading and serving >= slots:
+                return
+            await asyncio.sleep(0.1)
+        raise Unable(f"{worker} has not loaded its {slots} slots within {LOADED:.0f} s: {serving} serving, {loading} loading")
+
+    async def unplace(self, worker: str, units: list[Unit], by: str, pause: float) -> None:
+        """Draining, then, after a bound, gone."""
+        async with self.changing:
+            self.table.set_state(worker, units, "Draining")
+            await self.publish(by)
+            await asyncio.sleep(pause)
+            self.table.remove(worker, units)
+            await self.publish(by)
