@@ -45,7 +45,9 @@ class Agents:
         for host in scenario.hosts.values():
             directory = work / host.name
             directory.mkdir(exist_ok=True)
-            flags = (*scenario.flags["engine"], *scenario.flags[host.role], *host.flags)
+            # A gateway has the model's tokenizer, and no engine.
+            engine = () if host.role == "gateway" else scenario.flags["engine"]
+            flags = (*scenario.flags["model"], *engine, *scenario.flags[host.role], *host.flags)
             self.all[host.name] = Agent(host, self.binary(host.binary), flags, directory / "log")
 
     def binary(self, name: str) -> str:

@@ -29,6 +29,7 @@ import report
 import table
 from agents import DEPLOYMENT, Agents
 from certs import Pki
+from client import Answer
 from compare import Comparison, by_cohort
 from control import Control
 from faults import READY, Faults
@@ -139,10 +140,12 @@ class Bed:
         """Asks everything again of an undisturbed server of the same numerics id, seeds set to those that were used."""
         out = Comparison()
         cohorts = by_cohort([record for record in records if record.outcome == "complete"])
-        for flags in self.scenario.references:
-            host = Host(REFERENCE, "serve", flags)
+        out.cohorts = len(cohorts)
+        for reference in self.scenario.references:
+            host = Host(REFERENCE, "serve", reference.flags, reference.binary)
             alone = parse({"duration": 1, "hosts": [{"names": [REFERENCE], "role": "serve"}]}, "reference")
-            alone = dataclasses.replace(alone, hosts={REFERENCE: host}, flags={**alone.flags, "serve": self._numerics()})
+            kept = {kind: self.scenario.flags[kind] for kind in ("model", "engine")}
+            alone = dataclasses.replace(alone, hosts={REFERENCE: host}, flags={**alone.flags, **kept})
             agents = Agents(alone, self.lab, self.binaries, self.work)
             agents.start(REFERENCE)
             await Control(agents, None, None).ready(REFERENCE, READY)
@@ -154,16 +157,18 @@ class Bed:
                 out.add(record, None, f"no reference server has the numerics id {fingerprint}")
         return out
 
-    def _numerics(self) -> tuple[str, ...]:
-        return ("--model", self.args.model) if self.args.model else ()
-
     async def _against(self, address: str, cohorts: dict[str, list[Record]], streams: int, out: Comparison) -> None:
         """Takes from `cohorts` what this server has answered."""
         fingerprints: set[str] = set()
         if not cohorts:
             return
-        probe = next(iter(cohorts.values()))[0].ask
-        await replay([probe], address, 1, lambda _, answer, why: fingerprints.update(answer.fingerprints if answer else ()))
+
+        def probed(_: int, answer: Answer | None, why: str) -> None:
+            fingerprints.update(answer.fingerprints if answer else ())
+            if answer is None:
+                self.problems.append(f"the undisturbed server answers nothing: {why}")
+
+        await replay([next(iter(cohorts.values()))[0].ask], address, 1, probed)
         for fingerprint in fingerprints & set(cohorts):
             records = cohorts.pop(fingerprint)
             say(f"comparing {len(records)} answers with an undisturbed server's")
@@ -187,12 +192,11 @@ def scale(scenario: Scenario, args: argparse.Namespace) -> Scenario:
         def fewer(load: Load) -> Load:
             return dataclasses.replace(load, streams=args.streams)
         fields["loads"] = tuple(fewer(load) for load in scenario.loads)
-    flags = {**scenario.flags, "engine": (*scenario.flags["engine"], *(("--model", args.model) if args.model else ()), *args.flags)}
-    places = {"{scenarios}": str(HERE / "scenarios"), "{repo}": str(ROOT)}
-    for role, words in flags.items():
-        for place, path in places.items():
-            words = tuple(word.replace(place, path) for word in words)
-        flags[role] = words
+    flags = {**scenario.flags, "engine": (*scenario.flags["engine"], *args.flags)}
+    if args.model:
+        flags["model"] = ("--model", args.model)
+    # Files that belong to a scenario are named by `{bed}`, wherever that is.
+    flags = {role: tuple(word.replace("{bed}", str(HERE)) for word in words) for role, words in flags.items()}
     return dataclasses.replace(scenario, flags=flags, **fields)
 
 
@@ -240,7 +244,7 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--agent", metavar="FILE", help="the sluice-agent (default: $SLUICE_AGENT, or the release build)")
     run.add_argument("--binary", action="append", default=[], metavar="NAME=FILE", help="another one, as a scenario names it")
     run.add_argument("--model", metavar="DIR", help="a model directory (default: the bundled model)")
-    run.add_argument("--flags", default=[], type=str.split, metavar="'FLAGS'", help="more engine flags for every process")
+    run.add_argument("--flags", default=[], type=str.split, metavar="'FLAGS'", help="more engine flags for every process that has an engine")
     run.add_argument("--streams", type=int, help="instead of each load's own number")
     run.add_argument("--seed", type=int, help="instead of the scenario's")
     run.add_argument("--no-tls", action="store_true")

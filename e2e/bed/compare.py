@@ -14,6 +14,8 @@ class Comparison:
     # Answers for which no reference could be had.
     missing: int = 0
     tokens: int = 0
+    # Numerics ids that answers named.
+    cohorts: int = 0
     kinds: collections.Counter = field(default_factory=collections.Counter)
     # The first few, for people.
     examples: list[str] = field(default_factory=list)

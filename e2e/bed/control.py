@@ -19,7 +19,7 @@ class Control:
     def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None):
         self.agents, self._table, self._shape = agents, table, shape
         self.sums = Sums()
-        # All changes of the table, one after the other.
+        # Held by whoever changes the table.
         self.changing = asyncio.Lock()
 
     @property
@@ -111,14 +111,13 @@ class Control:
 
     async def place(self, worker: str, units: list[Unit], by: str) -> str:
         """Joining, then, when the worker has loaded them, Active."""
-        async with self.changing:
-            begin = time.monotonic()
-            self.table.add(worker, units)
-            await self.publish(by)
-            await self._loaded(worker, sum(1 for part in self.table.slices for row in part["units"] if row["worker"] == worker))
-            loaded = time.monotonic()
-            self.table.set_state(worker, units, "Active")
-            await self.publish(by)
+        begin = time.monotonic()
+        self.table.add(worker, units)
+        await self.publish(by)
+        await self._loaded(worker, sum(row["worker"] == worker for part in self.table.slices for row in part["units"]))
+        loaded = time.monotonic()
+        self.table.set_state(worker, units, "Active")
+        await self.publish(by)
         return f"{len(units)} experts on {worker}, loaded after {loaded - begin:.2f} s"
 
     async def _loaded(self, worker: str, slots: int) -> None:
@@ -134,9 +133,8 @@ class Control:
 
     async def unplace(self, worker: str, units: list[Unit], by: str, pause: float) -> None:
         """Draining, then, after a bound, gone."""
-        async with self.changing:
-            self.table.set_state(worker, units, "Draining")
-            await self.publish(by)
-            await asyncio.sleep(pause)
-            self.table.remove(worker, units)
-            await self.publish(by)
+        self.table.set_state(worker, units, "Draining")
+        await self.publish(by)
+        await asyncio.sleep(pause)
+        self.table.remove(worker, units)
+        await self.publish(by)

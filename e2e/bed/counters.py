@@ -9,8 +9,8 @@ ADMIN = 9090
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 # What the report calls them, and the families of /metrics that make them up.
 COUNTERS: dict[str, tuple[str, ...]] = {
-    "masks": ("sluice_masked_total",),
-    "suspicions": ("sluice_suspected_total",),
+    "masks": ("sluice_masked_peers_total",),
+    "suspicions": ("sluice_suspected_peers_total",),
     "redispatches": ("sluice_redispatched_total",),
     "duplicates": ("sluice_duplicate_frames_total", "sluice_duplicate_returns_total", "sluice_front_duplicates_total"),
     "replays": ("sluice_replays_total",),

@@ -17,6 +17,8 @@ from scenario import Occurrence, Scenario, schedule
 # For a process to be ready again. A large model takes longer; a bed is for small ones.
 READY = 60.0
 GRACE = 30.0
+# For a slot that drains, before it is taken out of the table.
+PAUSE = 5.0
 
 
 @dataclass
@@ -52,8 +54,10 @@ class Faults:
         self.happened.append(record)
         try:
             await getattr(self, f"_{one.fault.kind}")(one, record)
-        except (Unable, OSError, asyncio.TimeoutError) as error:
-            self.problems.append(f"the fault {one.fault.name} at {now:.1f} s could not be done: {error}")
+        except Exception as error:
+            # Whatever it was, the load goes on, is told, and the run does not hold.
+            what = str(error) if isinstance(error, Unable) else repr(error)
+            self.problems.append(f"the fault {one.fault.name} at {now:.1f} s could not be done: {what}")
         record.end = time.monotonic() - begin
 
     def _live(self, one: Occurrence, record: Happened) -> list[str]:
@@ -179,35 +183,41 @@ class Faults:
             await asyncio.to_thread(step)
             await asyncio.sleep(pause)
 
+    # Changes of the table happen one after the other, in the order in which they were due.
+
     async def _place(self, one: Occurrence, record: Happened) -> None:
         (worker,) = one.targets
-        units = await self.control.units(one.fault.options["units"], worker)
-        record.notes.append(await self.control.place(worker, units, one.fault.options.get("by", "file")))
+        async with self.control.changing:
+            units = await self.control.units(one.fault.options["units"], worker)
+            record.notes.append(await self.control.place(worker, units, one.fault.options.get("by", "file")))
 
     async def _unplace(self, one: Occurrence, record: Happened) -> None:
         (worker,) = one.targets
-        units = await self.control.units(one.fault.options["units"], worker)
-        await self.control.unplace(worker, units, one.fault.options.get("by", "file"), float(one.fault.options.get("pause", 5)))
+        async with self.control.changing:
+            units = await self.control.units(one.fault.options["units"], worker)
+            pause = float(one.fault.options.get("pause", PAUSE))
+            await self.control.unplace(worker, units, one.fault.options.get("by", "file"), pause)
 
     async def _join(self, one: Occurrence, record: Happened) -> None:
         """A new worker: in the table before it starts, so that those who would talk to it know it."""
         (worker,) = one.targets
         by = one.fault.options.get("by", "file")
-        units = await self.control.units(one.fault.options["units"], worker) if "units" in one.fault.options else []
-        self.control.table.enlist(worker)
-        await self.control.publish(by)
-        await self._start_again([worker])
-        if units:
-            record.notes.append(await self.control.place(worker, units, by))
+        async with self.control.changing:
+            units = await self.control.units(one.fault.options["units"], worker) if "units" in one.fault.options else []
+            self.control.table.enlist(worker)
+            await self.control.publish(by)
+            await self._start_again([worker])
+            if units:
+                record.notes.append(await self.control.place(worker, units, by))
 
     async def _leave(self, one: Occurrence, record: Happened) -> None:
         """Drained in the table, then as a process, then out of the table."""
         (worker,) = one.targets
         by = one.fault.options.get("by", "file")
-        units = await self.control.units("held", worker)
-        if units:
-            await self.control.unplace(worker, units, by, float(one.fault.options.get("pause", 5)))
-        await self._end(self._live(one, record), one.fault.options.get("grace", GRACE), record)
-        self.control.table.strike(worker)
-        await self.control.publish(by)
-
+        async with self.control.changing:
+            units = await self.control.units("held", worker)
+            if units:
+                await self.control.unplace(worker, units, by, float(one.fault.options.get("pause", PAUSE)))
+            await self._end(self._live(one, record), one.fault.options.get("grace", GRACE), record)
+            self.control.table.strike(worker)
+            await self.control.publish(by)

@@ -22,12 +22,14 @@ class Scope:
     tokens: int = 0
     complete: int = 0
     failed: int = 0
+    broken: int = 0
 
     def measures(self, prefix: str) -> dict[str, float]:
         out = {
             f"{prefix}tokens_per_second": self.tokens / (self.end - self.begin),
             f"{prefix}complete": self.complete,
             f"{prefix}failed": self.failed,
+            f"{prefix}broken": self.broken,
         }
         for name, values in (("gap", sorted(self.gaps)), ("first", sorted(self.firsts))):
             if values:
@@ -77,9 +79,12 @@ def measure(records: list[Record], happened: list[Happened], scenario: Scenario,
     for record in records:
         mine = [s for s in scopes.values() if s.load in ("", record.load)]
         for scope in mine:
-            if scope.begin <= record.end - begin < scope.end or (record.outcome == "failed" and scope.end == scenario.duration):
+            # What ends after the load is over still belongs to the last phase.
+            when = min(record.end - begin, math.nextafter(scenario.duration, 0))
+            if scope.begin <= when < scope.end:
                 scope.complete += record.outcome == "complete"
                 scope.failed += record.outcome == "failed"
+                scope.broken += record.outcome == "broken"
         if record.answer is None:
             continue
         for choice in record.answer.choices:
@@ -107,5 +112,5 @@ def measure(records: list[Record], happened: list[Happened], scenario: Scenario,
         mine = sorted(longest[id(h)] for h in blame.faults if h.name == name)
         out[f"fault.{name}.count"] = len(mine)
         if mine:
-            out |= {f"fault.{name}.gap_p50": at(mine, 0.5), f"fault.{name}.gap_max": mine[-1]}
+            out |= {f"fault.{name}.gap_p50": at(mine, 0.5), f"fault.{name}.gap_p99": at(mine, 0.99), f"fault.{name}.gap_max": mine[-1]}
     return Gaps(out, [(h, longest[id(h)]) for h in blame.faults])

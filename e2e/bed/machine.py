@@ -23,14 +23,16 @@ def run(*command: str, check: bool = True) -> str:
 
 def enter(namespace: str) -> None:
     """Moves this thread, and those it starts, into a network namespace."""
-    file = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if hasattr(os, "setns"):
-            os.setns(file, CLONE_NEWNET)
-        elif ctypes.CDLL(None, use_errno=True).setns(file, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns to {namespace}")
-    finally:
-        os.close(file)
+    with open(f"/run/netns/{namespace}") as file:
+        join(file.fileno())
+
+
+def join(namespace: int) -> None:
+    """The same, of an open file."""
+    if hasattr(os, "setns"):
+        os.setns(namespace, CLONE_NEWNET)
+    elif ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def check() -> list[str]:

@@ -39,7 +39,8 @@ def measures(run: Run, gaps: Gaps, comparison: Comparison | None, control: Contr
         out[f"requests.{kind}"] = sum(record.ask.kind == kind for record in run.records)
     if comparison:
         out |= {"compare.compared": comparison.compared, "compare.different": comparison.different,
-                "compare.missing": comparison.missing, "compare.tokens": comparison.tokens}
+                "compare.missing": comparison.missing, "compare.tokens": comparison.tokens,
+                "compare.cohorts": comparison.cohorts}
     out |= {f"counters.{name}": value for name, value in control.sums.totals().items()}
     for name in HISTOGRAMS:
         for q in (0.5, 0.99):

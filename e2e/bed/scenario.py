@@ -120,6 +120,14 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """An undisturbed server: one for each numerics id."""
+
+    binary: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Scenario:
     name: str
     about: str
@@ -135,8 +143,7 @@ class Scenario:
     faults: tuple[Fault, ...]
     phases: tuple[Phase, ...]
     holds: tuple[Hold, ...]
-    # Flags of the undisturbed servers: one for each numerics id.
-    references: tuple[tuple[str, ...], ...]
+    references: tuple[Reference, ...]
 
     def of_role(self, *roles: str) -> list[str]:
         return [host.name for host in self.hosts.values() if host.role in roles]
@@ -200,7 +207,7 @@ def parse(values: dict[str, Any], name: str) -> Scenario:
         tls=top.get("tls", bool, True),
         compare=top.get("compare", bool, True),
         hosts=hosts,
-        flags={role: flags.words(role, ()) for role in (*ROLES, "engine")},
+        flags={"model": (), **{role: flags.words(role, ()) for role in (*ROLES, "engine")}},
         placement=_placement(Table(top.get("placement", dict, {}), f"{name}: placement"), hosts),
         loads=tuple(_load(one, i, hosts, duration) for i, one in enumerate(top.get("load", list, []))),
         faults=tuple(_fault(one, i, hosts) for i, one in enumerate(top.get("fault", list, []))),
@@ -351,11 +358,11 @@ def _hold(values: Any, i: int) -> Hold:
     return hold
 
 
-def _reference(values: Any, i: int) -> tuple[str, ...]:
+def _reference(values: Any, i: int) -> Reference:
     table = Table(values, f"reference[{i}]")
-    flags = table.words("flags", ())
+    reference = Reference(table.get("binary", str, ""), table.words("flags", ()))
     table.close()
-    return flags
+    return reference
 
 
 def schedule(faults: tuple[Fault, ...], duration: float) -> list[Occurrence]:

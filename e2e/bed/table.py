@@ -90,47 +90,24 @@ def planned(agent: str, model: str | None, listed: list[Row], placement: Placeme
 
 
 def parse_plan(text: str) -> dict[str, Any]:
-    """JSON, or YAML of the one form that the specification shows."""
-    if text.lstrip().startswith("{"):
-        return json.loads(text)
+    """YAML of the one form that `plan` prints: rows as JSON, one a line."""
     table: dict[str, Any] = {"workers": [], "slices": []}
-    where = ""
+    rows = table["workers"]
     for line in text.splitlines():
-        line = line.split(" #")[0].rstrip()
-        body = line.strip()
-        if not body or body.startswith("#"):
+        indent, body = len(line) - len(line.lstrip()), line.strip()
+        if body.startswith("- {"):
+            rows.append(json.loads(body[2:]))
+        elif indent == 0 and body.startswith("- "):
+            table["slices"].append({"units": []})
+            rows = table["slices"][-1]["units"]
+        key, _, value = body.removeprefix("- ").partition(":")
+        if key in ("blocks", "generation"):
+            table["slices"][-1][key] = json.loads(value)
+        elif key in ("workers", "slices", "units") or body.startswith("- {") or not body:
             continue
-        if body in ("workers:", "slices:", "units:"):
-            where = body[:-1]
-        elif body.startswith("- {"):
-            row = _flow(body[2:])
-            (table["workers"] if where == "workers" else table["slices"][-1]["units"]).append(row)
         else:
-            key, _, value = body.removeprefix("- ").partition(":")
-            if body.startswith("- "):
-                table["slices"].append({"units": []})
-            table["slices"][-1][key.strip()] = json.loads(value)
+            raise Unable(f"`plan` printed a line that the bed does not know: {line!r}")
     return table
-
-
-def _flow(text: str) -> Row:
-    """`{a: b, c: [0, 8]}`"""
-    row, depth, field, fields = {}, 0, "", []
-    for letter in text.strip()[1:-1] + ",":
-        depth += {"[": 1, "]": -1}.get(letter, 0)
-        if letter == "," and depth == 0:
-            fields.append(field)
-            field = ""
-        else:
-            field += letter
-    for field in filter(str.strip, fields):
-        key, _, value = field.partition(":")
-        value = value.strip()
-        try:
-            row[key.strip()] = json.loads(value)
-        except ValueError:
-            row[key.strip()] = value
-    return row
 
 
 class Placed:
@@ -156,6 +133,8 @@ class Placed:
             self.names.append(worker)
 
     def strike(self, worker: str) -> None:
+        if worker not in self.names:
+            raise Unable(f"{worker} is not in the table")
         self.names.remove(worker)
         self._change(lambda row: row["worker"] == worker, lambda row: None)
 

@@ -70,8 +70,8 @@ class Gaps(unittest.TestCase):
 
 class Counting(unittest.TestCase):
     PAGE = """# HELP x y
-sluice_masked_total{worker="0"} 2
-sluice_masked_total{worker="1"} 3
+sluice_masked_peers_total{worker="0"} 2
+sluice_masked_peers_total{worker="1"} 3
 sluice_replays_total 4
 sluice_other_total 9
 sluice_step_duration_seconds_bucket{kind="experts",worker="0",le="0.1"} 1
@@ -88,7 +88,7 @@ sluice_step_duration_seconds_bucket{kind="experts",worker="0",le="+Inf"} 10
         sums.put("a0", 1, counters.parse("sluice_replays_total 9"))
         sums.put("a0", 1, page)
         sums.put("a0", 2, page)
-        sums.put("e0", 1, counters.parse("sluice_masked_total 1"))
+        sums.put("e0", 1, counters.parse("sluice_masked_peers_total 1"))
         self.assertEqual(sums.totals(), {"masks": 11, "replays": 8})
         self.assertEqual(sums.by_host(), {"a0": {"masks": 10, "replays": 8}, "e0": {"masks": 1}})
         self.assertEqual(sums.buckets("step")[0.2], 16)

@@ -113,28 +113,33 @@ class Hottest(unittest.TestCase):
 
 
 class Plans(unittest.TestCase):
-    TEXT = """
-# a table
-workers:
-- {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
+    TEXT = """workers:
+- {"number":0,"name":"a0","role":"attention","address":"10.0.0.1:7070"}
 slices:
 - blocks: [0, 4]
   generation: 1
   units:
-  - {worker: e0, block: 0, expert: 5, slice: [0, 8], state: Active, fraction: 1.0}
-  - {worker: e1, block: 0, expert: 5, slice: [0, 8], state: Active, fraction: 0.5}
-- blocks: [4, 6]
+  - {"worker":"e0","block":0,"expert":5,"slice":[0,8],"state":"Active","fraction":1.0}
+  - {"worker":"e1","block":0,"expert":5,"slice":[0,8],"state":"Active","fraction":0.5}
+- blocks: [4, 5]
+  generation: 2
+  units: []
+- blocks: [5, 6]
   generation: 3
   units:
-  - {worker: e0, block: 4, expert: 1, slice: [0, 8], state: Joining, fraction: 0.0}
+  - {"worker":"e0","block":5,"expert":1,"slice":[0,8],"state":"Joining","fraction":0.0}
 """
 
-    def test_yaml_and_json_say_the_same(self):
+    def test_the_printed_form(self):
         table = parse_plan(self.TEXT)
         self.assertEqual(table["workers"], [{"number": 0, "name": "a0", "role": "attention", "address": "10.0.0.1:7070"}])
-        self.assertEqual([part["blocks"] for part in table["slices"]], [[0, 4], [4, 6]])
-        self.assertEqual([part["generation"] for part in table["slices"]], [1, 3])
-        self.assertEqual([len(part["units"]) for part in table["slices"]], [2, 1])
+        self.assertEqual([part["blocks"] for part in table["slices"]], [[0, 4], [4, 5], [5, 6]])
+        self.assertEqual([part["generation"] for part in table["slices"]], [1, 2, 3])
+        self.assertEqual([len(part["units"]) for part in table["slices"]], [2, 0, 1])
         self.assertEqual(table["slices"][0]["units"][1], {"worker": "e1", "block": 0, "expert": 5, "slice": [0, 8],
                                                           "state": "Active", "fraction": 0.5})
-        self.assertEqual(parse_plan(json.dumps(table)), table)
+        self.assertEqual(parse_plan("workers:\nslices: []\n"), {"workers": [], "slices": []})
+
+    def test_another_form_is_refused(self):
+        with self.assertRaises(Unable):
+            parse_plan(self.TEXT.replace("generation", "age"))
