@@ -64,6 +64,9 @@ def ask(prompts: Prompts, kinds: tuple[str, ...], tokens: tuple[int, int], seed:
     common = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
     text = {"prompt": prompt, "max_tokens": most, "logprobs": 1, **common}
     chat = {"messages": [{"role": "user", "content": prompt}], "logprobs": True, "top_logprobs": 1, **common}
+    if kind == "plain":
+        # For modelled devices, which have no log-probabilities.
+        return Ask(kind, "/v1/completions", {"prompt": prompt, "max_tokens": most, **common, "temperature": 0, "ignore_eos": True})
     if kind == "greedy":
         return Ask(kind, "/v1/completions", {**text, "temperature": 0, "ignore_eos": True})
     if kind == "sampled":

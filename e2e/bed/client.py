@@ -70,7 +70,7 @@ async def stream(address: str, port: int, ask: Ask, patience: float) -> Answer:
         head = (f"POST {ask.path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nconnection: close\r\n"
                 f"content-length: {len(body)}\r\n\r\n")
         writer.write(head.encode() + body)
-        await asyncio.wait_for(_read(reader, answer, begun), patience)
+        await asyncio.wait_for(_read(reader, ask, answer, begun), patience)
     except asyncio.TimeoutError as error:
         raise Failed(f"no end within {patience:.0f} s") from error
     except (OSError, asyncio.IncompleteReadError) as error:
@@ -80,7 +80,7 @@ async def stream(address: str, port: int, ask: Ask, patience: float) -> Answer:
     return answer
 
 
-async def _read(reader: asyncio.StreamReader, answer: Answer, begun: asyncio.Event) -> None:
+async def _read(reader: asyncio.StreamReader, ask: Ask, answer: Answer, begun: asyncio.Event) -> None:
     status, headers = await _head(reader)
     begun.set()
     if status != 200:
@@ -97,7 +97,7 @@ async def _read(reader: asyncio.StreamReader, answer: Answer, begun: asyncio.Eve
         take(answer, json.loads(event, parse_float=str), time.monotonic())
     if not done:
         raise Broken("the stream ended without [DONE]", True)
-    check(answer)
+    check(answer, "logprobs" in ask.body)
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -162,12 +162,12 @@ def entries(logprobs: dict[str, Any] | None) -> list[str]:
     return [json.dumps(one) for one in zip(*(logprobs[column] for column in columns))]
 
 
-def check(answer: Answer) -> None:
+def check(answer: Answer, logprobs: bool) -> None:
     """A whole answer contradicts itself nowhere."""
     for i, choice in enumerate(answer.choices):
         if choice.finish is None:
             raise Failed(f"choice {i} has no finish_reason")
-        if len(choice.logprobs) != len(choice.ids):
+        if len(choice.logprobs) != logprobs * len(choice.ids):
             raise Failed(f"choice {i} has {len(choice.ids)} tokens and {len(choice.logprobs)} log-probabilities")
     if answer.usage is None:
         raise Failed("no usage")

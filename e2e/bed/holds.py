@@ -23,6 +23,8 @@ def judge(hold: Hold, measures: dict[str, float]) -> Verdict:
     if hold.of:
         if hold.of not in measures:
             return missing(hold.of)
+        if not measures[hold.of]:
+            return Verdict(hold, False, f"{hold.measure} = {plain(value)}: a multiple of {hold.of}, which is 0, says nothing")
         unit, words = measures[hold.of], f" x {hold.of} ({plain(measures[hold.of])})"
     bounds, held = [], True
     if hold.low is not None:

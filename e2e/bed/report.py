@@ -81,7 +81,7 @@ def show(report: dict[str, Any], about: str) -> None:
     m = report["measures"]
     print(f"\n{report['scenario']}: {about}")
     print(f"{report['duration_s']:.0f} s, seed {report['seed']}")
-    kinds = ", ".join(f"{kind} {m[f'requests.{kind}']:.0f}" for kind in ("greedy", "sampled", "choices", "schema")
+    kinds = ", ".join(f"{kind} {m[f'requests.{kind}']:.0f}" for kind in ("greedy", "sampled", "choices", "schema", "plain")
                       if f"requests.{kind}" in m)
     print(f"requests     {m['requests.sent']:.0f} ({kinds}): complete {m['requests.complete']:.0f}, failed {m['requests.failed']:.0f}, "
           f"broken with their gateway {m['requests.broken']:.0f}; asked again elsewhere {m['requests.turned_away']:.0f}, "

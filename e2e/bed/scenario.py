@@ -284,8 +284,9 @@ def _load(values: Any, i: int, hosts: dict[str, Host], duration: float) -> Load:
     if len(tokens) != 2 or not all(isinstance(n, int) and n > 0 for n in tokens) or tokens[0] > tokens[1]:
         raise BadScenario(f"{table.where}: tokens must be [least, most]")
     kinds = table.words("kinds", KINDS)
-    if set(kinds) - set(KINDS) or not kinds:
-        raise BadScenario(f"{table.where}: kinds must be some of {', '.join(KINDS)}")
+    known = (*KINDS, "plain")
+    if set(kinds) - set(known) or not kinds:
+        raise BadScenario(f"{table.where}: kinds must be some of {', '.join(known)}")
     load = Load(
         name=table.get("name", str, "all" if i == 0 else f"load{i}"), streams=table.get("streams", int),
         begin=table.get("begin", float, 0.0), end=table.get("end", float, duration), gateways=gateways, kinds=kinds,

@@ -9,7 +9,7 @@ from client import Answer, Broken, Choice, Failed, Refused, Unreachable, check, 
 from compare import Comparison, by_cohort, differ
 from load import Record
 
-ASK = Ask("greedy", "/v1/completions", {"prompt": "x"})
+ASK = Ask("greedy", "/v1/completions", {"prompt": "x", "logprobs": 1})
 
 
 def event(index=0, ids=(5,), finish=None, **more):
@@ -96,10 +96,10 @@ def answered(*all_events) -> Answer:
 class Whole(unittest.TestCase):
     def refused(self, part, *all_events):
         with self.assertRaisesRegex(Failed, part):
-            check(answered(*all_events))
+            check(answered(*all_events), True)
 
     def test_contradictions(self):
-        check(answered(event(), event(ids=(6, 7), finish="stop"), USAGE))
+        check(answered(event(), event(ids=(6, 7), finish="stop"), USAGE), True)
         self.refused("no finish_reason", event(), event(ids=(6, 7)), USAGE)
         self.refused("usage says 3", event(finish="stop"), USAGE)
         self.refused("no usage", event(finish="stop"))
@@ -107,6 +107,8 @@ class Whole(unittest.TestCase):
         bare = event(ids=(6, 7), finish="stop")
         bare["choices"][0]["logprobs"] = None
         self.refused("3 tokens and 1 log", event(), bare, USAGE)
+        with self.assertRaisesRegex(Failed, "3 tokens and 3 log"):
+            check(answered(event(), event(ids=(6, 7), finish="stop"), USAGE), False)
 
     def test_chat(self):
         content = [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}]

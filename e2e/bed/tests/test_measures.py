@@ -117,6 +117,7 @@ class Holding(unittest.TestCase):
     def test_multiples(self):
         self.assertTrue(self.held(high=2, of="b"))
         self.assertFalse(self.held(high=1.9, of="b"))
+        self.assertFalse(judge(Hold("a", 2.0, None, "zero"), {**self.MEASURES, "zero": 0.0}).held)
 
     def test_what_was_not_measured_does_not_hold(self):
         self.assertFalse(self.held("c", high=1))
