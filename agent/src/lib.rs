@@ -10,4 +10,6 @@ pub mod model;
 pub mod node;
 pub mod runtime;
 pub mod sampling;
+pub mod table;
 pub mod telemetry;
+pub mod transport;

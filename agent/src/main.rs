@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use sluice_agent::cli::{CliError, Command, parse};
+use sluice_core::hello::Role;
 
 /// What clap itself exits with when flags are wrong.
 const USAGE: u8 = 2;
@@ -25,6 +26,26 @@ fn main() -> ExitCode {
         },
         Command::Serve(args) => match args.check() {
             Ok(options) => commands::serve(options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Gateway(args) => match args.check() {
+            Ok(options) => commands::gateway(options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Attention(args) => match args.check(Role::Attention) {
+            Ok(options) => commands::worker(options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Experts(args) => match args.check(Role::Experts) {
+            Ok(options) => commands::worker(options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Hybrid(args) => match args.check(Role::Hybrid) {
+            Ok(options) => commands::worker(options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
+        Command::Plan(args) => match args.check() {
+            Ok(options) => commands::plan(&options),
             Err(e) => return fail(&e, USAGE),
         },
         Command::Generate(args) => match args.check() {

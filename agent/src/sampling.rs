@@ -8,6 +8,7 @@
 //! Sums run in a fixed order of their own, so that no vector width changes them; `exp` and `ln` are ours or `libm`'s,
 //! never the platform's.
 
+mod choice;
 mod constraint;
 mod draw;
 mod extent;
@@ -23,6 +24,7 @@ mod sampler;
 /// in `math` change.
 pub(crate) const SAMPLER: &str = "sampler-1";
 
+pub use choice::Draw;
 pub use constraint::{
     CompileError, CompiledGrammar, Constraint, ConstraintError, Grammar, GrammarCompiler, GrammarLimits,
 };

@@ -21,6 +21,10 @@ const IDLE: u64 = 2;
 struct Nothing;
 
 impl Engine for Nothing {
+    fn fingerprint(&self) -> Arc<str> {
+        "fp".into()
+    }
+
     fn submit(&self, request: Generate, sink: EventSink) {
         for choice in 0..request.choices {
             let _ = sink.send(choice, SeqEvent::End(Ending::Complete(Complete::Length)));
@@ -77,7 +81,6 @@ fn server_process() {
         context: 100,
         vocab: 256,
         eos: vec![],
-        fingerprint: "fp".into(),
         defaults: GenerationDefaults::default(),
         created: 0,
     };

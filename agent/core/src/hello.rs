@@ -17,6 +17,8 @@ pub enum Role {
     Experts,
     /// Both.
     Hybrid,
+    /// Decides placements; sends and takes no frames.
+    Operator,
 }
 
 impl Role {

@@ -26,9 +26,9 @@ impl ModelArgs {
     }
 }
 
-/// How the model is run.
+/// How many workers there are in one process.
 #[derive(Args, Clone, Debug)]
-pub struct EngineArgs {
+pub struct LayoutArgs {
     /// Where attention and experts run: on workers of their own, or every worker does both.
     #[arg(
         long,
@@ -70,6 +70,28 @@ pub struct EngineArgs {
         help_heading = "Parallelism"
     )]
     pub replicas: u32,
+}
+
+impl LayoutArgs {
+    /// One worker, with others in processes of their own.
+    pub(super) const ALONE: Self =
+        Self { layout: Layout::Hybrid, attention_ranks: 1, expert_workers: None, replicas: 1 };
+
+    fn expert_worker_count(&self) -> Result<u32, Invalid> {
+        match (self.layout, self.expert_workers) {
+            (Layout::Disaggregated, given) => Ok(given.unwrap_or(1)),
+            (Layout::Hybrid, Some(given)) if given != self.attention_ranks => Err(Invalid(format!(
+                "--expert-workers {given} with --layout hybrid: every one of the {} worker(s) runs both roles; leave it out, or take --layout disaggregated",
+                self.attention_ranks
+            ))),
+            (Layout::Hybrid, _) => Ok(self.attention_ranks),
+        }
+    }
+}
+
+/// How the model is run.
+#[derive(Args, Clone, Debug)]
+pub struct EngineArgs {
     /// Slices an expert is cut into, so that several workers share one expert's work. Divides --segments.
     #[arg(long, env = "SLUICE_SLICES", default_value_t = 1, value_name = "S", help_heading = "Parallelism")]
     pub slices: u8,
@@ -232,8 +254,8 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    pub(super) fn check(&self) -> Result<EngineOptions, Invalid> {
-        let expert_workers = self.expert_worker_count()?;
+    pub(super) fn check(&self, l: &LayoutArgs) -> Result<EngineOptions, Invalid> {
+        let expert_workers = l.expert_worker_count()?;
         if ![1, 2, 4, 8].contains(&self.segments) {
             return Err(Invalid(format!("--segments {} is none of 1, 2, 4 and 8", self.segments)));
         }
@@ -243,15 +265,15 @@ impl EngineArgs {
                 self.slices, self.segments
             )));
         }
-        if self.replicas > expert_workers {
+        if l.replicas > expert_workers {
             return Err(Invalid(format!(
                 "--replicas {} needs as many workers with experts, and there are {expert_workers}: copies on one worker would gain nothing",
-                self.replicas
+                l.replicas
             )));
         }
         let Schedulers { attention, experts } = self.scheduler;
         if attention != experts {
-            if self.layout == Layout::Hybrid {
+            if l.layout == Layout::Hybrid {
                 return Err(Invalid(
                     "in the hybrid layout a worker has both roles and one scheduler: give --scheduler one name, or take --layout disaggregated".into(),
                 ));
@@ -278,10 +300,10 @@ impl EngineArgs {
             )));
         }
         Ok(EngineOptions {
-            layout: self.layout,
-            attention_ranks: self.attention_ranks,
+            layout: l.layout,
+            attention_ranks: l.attention_ranks,
             expert_workers,
-            replicas: self.replicas,
+            replicas: l.replicas,
             segments: self.segments,
             slices: self.slices,
             schedulers: self.scheduler,
@@ -301,17 +323,6 @@ impl EngineArgs {
             isa: self.isa,
             routing: self.routing,
         })
-    }
-
-    fn expert_worker_count(&self) -> Result<u32, Invalid> {
-        match (self.layout, self.expert_workers) {
-            (Layout::Disaggregated, given) => Ok(given.unwrap_or(1)),
-            (Layout::Hybrid, Some(given)) if given != self.attention_ranks => Err(Invalid(format!(
-                "--expert-workers {given} with --layout hybrid: every one of the {} worker(s) runs both roles; leave it out, or take --layout disaggregated",
-                self.attention_ranks
-            ))),
-            (Layout::Hybrid, _) => Ok(self.attention_ranks),
-        }
     }
 
     fn kv_size(&self) -> Result<KvSize, Invalid> {

@@ -61,7 +61,7 @@ pub fn path_of(args: &[OsString], env: Option<OsString>) -> Option<PathBuf> {
     env.filter(|p| !p.is_empty()).map(PathBuf::from)
 }
 
-/// Makes the file's values the defaults of `serve`'s flags, and of those `generate` shares with it.
+/// Makes the file's values the defaults of the flags of all that serves, and of those `generate` shares with it.
 ///
 /// # Errors
 /// The file cannot be read, or sets what is no flag.
@@ -76,7 +76,7 @@ pub fn apply(command: Command, path: &Path) -> Result<Command, FileError> {
             scalar(value).map_err(|found| FileError::Shape { path: path.into(), key: key.clone(), found })?;
         let flag = key.replace('_', "-");
         let mut known = false;
-        for sub in ["serve", "generate"] {
+        for sub in ["serve", "gateway", "attention", "experts", "hybrid", "generate"] {
             let id = command
                 .find_subcommand(sub)
                 .and_then(|s| {
@@ -85,7 +85,7 @@ pub fn apply(command: Command, path: &Path) -> Result<Command, FileError> {
                 .map(|a| a.get_id().clone());
             let Some(id) = id else { continue };
             // What only `generate` has is about one prompt, not about a deployment.
-            known |= sub == "serve";
+            known |= sub != "generate";
             if known {
                 let value = value.clone();
                 command = command.mut_subcommand(sub, |s| s.mut_arg(id, |a| a.default_value(value)));

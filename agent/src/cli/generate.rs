@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::Invalid;
-use super::engine::{EngineArgs, ModelArgs};
+use super::engine::{EngineArgs, LayoutArgs, ModelArgs};
 use super::options::GenerateOptions;
 
 pub(super) const EXAMPLES: &str = "\
@@ -48,6 +48,9 @@ pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// How many workers.
+    #[command(flatten)]
+    pub layout: LayoutArgs,
     /// The engine.
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -67,7 +70,7 @@ impl GenerateArgs {
         }
         Ok(GenerateOptions {
             model: self.model.source(),
-            engine: self.engine.check()?,
+            engine: self.engine.check(&self.layout)?,
             prompt: self.prompt.clone(),
             system: self.system.clone(),
             raw: self.raw,

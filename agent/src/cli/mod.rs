@@ -3,8 +3,10 @@
 mod bench;
 mod engine;
 mod file;
+mod front;
 mod generate;
 mod inspect;
+mod node;
 pub mod options;
 mod serve;
 #[cfg(test)]
@@ -17,15 +19,17 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use bench::BenchArgs;
-pub use engine::{EngineArgs, ModelArgs};
+pub use engine::{EngineArgs, LayoutArgs, ModelArgs};
 pub use file::FileError;
+pub use front::{Admin, FrontArgs, ProcessArgs};
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
+pub use node::{GatewayArgs, PlanArgs, WorkerArgs};
 pub use options::{
-    EngineOptions, FrontOptions, GenerateOptions, InspectOptions, KvSize, ModelSource, ServeOptions,
-    TraceOptions,
+    EngineOptions, FrontOptions, GatewayOptions, GenerateOptions, InspectOptions, KvSize, ModelSource,
+    NodeOptions, PlanOptions, ServeOptions, TraceOptions, WorkerOptions,
 };
-pub use serve::{Admin, ServeArgs};
+pub use serve::ServeArgs;
 pub use values::{BackendChoice, IsaChoice, Layout, Schedulers, Switch};
 
 pub use crate::backend::routing::Routing;
@@ -73,6 +77,21 @@ pub enum Command {
     /// Serve a model over the OpenAI API.
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// Run a gateway: the OpenAI API before attention ranks in other processes.
+    #[command(after_help = node::EXAMPLES)]
+    Gateway(Box<GatewayArgs>),
+    /// Run a worker with the attention role, for gateways and experts in other processes.
+    #[command(after_help = node::EXAMPLES)]
+    Attention(Box<WorkerArgs>),
+    /// Run a worker with the expert role, for attention ranks in other processes.
+    #[command(after_help = node::EXAMPLES)]
+    Experts(Box<WorkerArgs>),
+    /// Run a worker with both roles.
+    #[command(after_help = node::EXAMPLES)]
+    Hybrid(Box<WorkerArgs>),
+    /// Print a placement table for a list of workers.
+    #[command(after_help = node::PLAN_EXAMPLES)]
+    Plan(Box<PlanArgs>),
     /// Answer one prompt on the terminal.
     #[command(after_help = generate::EXAMPLES)]
     Generate(Box<GenerateArgs>),

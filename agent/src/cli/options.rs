@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sluice_core::hello::Role;
+
 use super::values::{BackendChoice, IsaChoice, Layout, Schedulers};
 use crate::backend::routing::Routing;
 
@@ -141,6 +143,72 @@ pub struct ServeOptions {
     pub front: FrontOptions,
     /// Traces.
     pub traces: TraceOptions,
+}
+
+/// A process of a deployment of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Its name, the same over restarts.
+    pub name: String,
+    /// `NAMESPACE/NAME` of the deployment.
+    pub deployment: String,
+    /// The placement table.
+    pub table: PathBuf,
+    /// The directory of the certificates; `None`: no TLS.
+    pub tls: Option<PathBuf>,
+}
+
+/// All of `sluice-agent attention`, `experts` and `hybrid`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerOptions {
+    /// The process.
+    pub node: NodeOptions,
+    /// What it does.
+    pub role: Role,
+    /// The model.
+    pub model: ModelSource,
+    /// The engine, of one worker.
+    pub engine: EngineOptions,
+    /// Where peers and gateways connect.
+    pub peer_listen: SocketAddr,
+    /// Where health, metrics and pressure are; `None`: nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// Units it has room for; `None`: as many as the table gives it at the start, and half of that again.
+    pub slots: Option<u32>,
+    /// Attention ranks that it has landing rows for.
+    pub max_ranks: u32,
+    /// At shutdown, how long what is held may take to finish.
+    pub shutdown_grace: Duration,
+}
+
+/// All of `sluice-agent gateway`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayOptions {
+    /// The process.
+    pub node: NodeOptions,
+    /// The model, of which it reads tokenizer and configuration only.
+    pub model: ModelSource,
+    /// The front.
+    pub front: FrontOptions,
+    /// Traces.
+    pub traces: TraceOptions,
+}
+
+/// All of `sluice-agent plan`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// The model.
+    pub model: ModelSource,
+    /// A table with the workers; its slices, if it has any, are planned anew with higher generations.
+    pub workers: PathBuf,
+    /// Copies of every expert.
+    pub replicas: u32,
+    /// Slices an expert is cut into.
+    pub slices: u8,
+    /// Segments of an expert's inner dimension.
+    pub segments: u8,
+    /// Slots per worker; `None`: as many as are needed.
+    pub slots: Option<u32>,
 }
 
 /// All of `sluice-agent generate`.

@@ -4,9 +4,11 @@ mod bench;
 mod generate;
 mod inspect;
 mod loading;
+mod plan;
 mod serve;
 
 pub use bench::bench;
 pub use generate::generate;
 pub use inspect::inspect;
-pub use serve::serve;
+pub use plan::plan;
+pub use serve::{gateway, serve, worker};

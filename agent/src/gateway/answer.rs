@@ -37,11 +37,13 @@ pub(super) struct Head {
     id: String,
     created: u64,
     seed: u64,
+    fingerprint: Arc<str>,
 }
 
 impl Head {
     pub(super) fn new(kind: &str, gateway: Arc<Gateway>, asked: &Asked, params: &Params) -> Self {
         Self {
+            fingerprint: gateway.engine.fingerprint(),
             gateway,
             logprobs: params.sampling.logprobs.is_some(),
             return_token_ids: params.return_token_ids,
@@ -80,7 +82,7 @@ impl Head {
             model: self.gateway.model.name(),
             choices,
             usage,
-            system_fingerprint: &self.gateway.model.fingerprint,
+            system_fingerprint: &self.fingerprint,
             seed: self.seed,
             prompt_token_ids: None,
         }

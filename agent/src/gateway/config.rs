@@ -118,9 +118,6 @@ pub struct ServedModel {
     pub vocab: usize,
     /// Ids that end an output unless `ignore_eos`.
     pub eos: Vec<u32>,
-    /// The numerics id, given as `system_fingerprint`: equal ids, equal bits, as far as models are told apart by
-    /// [`Weights::fingerprint`](crate::model::weights::Weights::fingerprint).
-    pub fingerprint: String,
     /// From generation_config.json.
     pub defaults: GenerationDefaults,
     /// Seconds since 1970, for `/v1/models`.

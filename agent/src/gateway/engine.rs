@@ -19,6 +19,10 @@ pub trait Engine: Send + Sync + 'static {
     /// When `sink` says [`Gone`], nobody will read what comes: the run time cancels the sequence by itself.
     fn submit(&self, request: Generate, sink: EventSink);
 
+    /// The numerics id of the ranks that serve, given as `system_fingerprint`: equal ids, equal bits, as far as models are
+    /// told apart by [`Weights::fingerprint`](crate::model::weights::Weights::fingerprint).
+    fn fingerprint(&self) -> Arc<str>;
+
     /// Ends a sequence; one that is over is ignored. Must not block.
     fn cancel(&self, seq: SeqKey, cause: CancelCause);
 }

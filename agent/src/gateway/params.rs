@@ -312,7 +312,6 @@ mod tests {
             context: 100,
             vocab: 50,
             eos: vec![9, 2],
-            fingerprint: "fp".into(),
             defaults: GenerationDefaults {
                 temperature: Some(0.5),
                 top_k: Some(7),

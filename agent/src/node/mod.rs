@@ -1,14 +1,25 @@
 //! One agent put together: a model, its engine, the gateway before it, telemetry around it.
 
 mod admin;
+mod error;
+mod front;
+mod gateway;
+mod listen;
 mod local;
 mod observers;
+mod plan;
+mod ranks;
 mod serve;
 mod text;
+mod worker;
 
+pub use error::NodeError;
+pub use gateway::run_gateway;
 pub use local::{Answer, LocalEngine, LocalError};
-pub use serve::{NodeError, Serving, serve};
+pub use plan::plan_table;
+pub use serve::{Serving, serve};
 pub use text::ModelText;
+pub use worker::{WorkerServing, run_worker};
 
 use std::path::Path;
 

@@ -1,8 +1,7 @@
 //! The handle on a running engine.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,8 @@ pub struct Runtime {
     /// Tells every worker to leave.
     pub(super) stop: Box<dyn Fn() + Send + Sync>,
     pub(super) joins: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) numerics: String,
+    /// Of the ranks that came last.
+    pub(super) numerics: Arc<RwLock<Arc<str>>>,
     /// The worker that failed first, or the front, and why.
     pub(super) lost: watch::Receiver<Option<String>>,
 }
@@ -32,8 +32,8 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// The hash of all that decides the bits.
-    pub fn numerics_id(&self) -> &str {
-        &self.numerics
+    pub fn numerics_id(&self) -> Arc<str> {
+        Arc::clone(&self.numerics.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Resolves when a worker or the front is lost, with its name and the reason: the engine cannot go on then, and has
@@ -79,6 +79,10 @@ impl Engine for Runtime {
             sink,
             span: tracing::Span::current(),
         });
+    }
+
+    fn fingerprint(&self) -> Arc<str> {
+        self.numerics_id()
     }
 
     fn cancel(&self, seq: SeqKey, cause: CancelCause) {

@@ -1,47 +1,43 @@
 //! The thread of the gateway's front: binds sequences to ranks, and passes on what they produce.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use sluice_core::front::{Action, CancelCause, Ending, Front, RankLoad, Submit};
+use sluice_core::front::{Action, CancelCause, Ending, Front, Submit};
 use sluice_core::ids::{Nanos, WorkerId};
 use sluice_core::sequence::RankEvent;
 
 use super::clock::Clock;
-use super::mail::{FrontMail, FrontState, Mail};
+use super::links::RankLink;
+use super::mail::{FrontMail, FrontState};
 use super::observe::Observer;
 use crate::gateway::{EventSink, Generate, SeqEvent};
-use crate::sampling::{CompiledGrammar, Logprobs, SamplingParams};
+use crate::sampling::{Draw, Logprobs};
 
-/// One choice of one request, as it travels with its sequence.
+/// One choice of one request, as the gateway keeps it.
 pub(super) struct Choice {
-    pub sink: EventSink,
-    pub sampling: Arc<SamplingParams>,
-    pub grammar: Option<CompiledGrammar>,
-    pub submitted: Nanos,
-    /// Its request's.
-    pub span: tracing::Span,
+    sink: EventSink,
+    draw: Draw,
+    submitted: Nanos,
 }
 
-pub(super) struct FrontThread<U> {
+pub(super) struct FrontThread {
     pub front: Front<Arc<Choice>>,
     pub clock: Clock,
     pub inbox: Receiver<FrontMail>,
     /// Its own address.
     pub address: Sender<FrontMail>,
-    /// By worker id.
-    pub workers: Vec<Sender<Mail<U>>>,
+    /// What reaches the ranks that are there.
+    pub ranks: HashMap<WorkerId, Arc<dyn RankLink>>,
     pub observer: Arc<dyn Observer>,
 }
 
-impl<U: Send + Sync + 'static> FrontThread<U> {
+impl FrontThread {
     /// Until [`FrontMail::Stop`].
-    pub fn run(mut self, ranks: &[(WorkerId, RankLoad)], cohort: u64) {
+    pub fn run(mut self) {
         let mut out = vec![];
-        for (rank, load) in ranks {
-            self.front.rank_up(self.clock.now(), *rank, cohort, *load, &mut out);
-        }
         loop {
             // Deadlines do not wait until there is no mail.
             let now = self.clock.now();
@@ -68,6 +64,14 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
         match mail {
             FrontMail::Submit { request, sink, span } => self.submit(now, &request, &sink, &span, out),
             FrontMail::Cancel { seq, cause } => self.front.cancel(now, seq, cause, out),
+            FrontMail::RankUp { rank, cohort, load, link } => {
+                self.ranks.insert(rank, link);
+                self.front.rank_up(now, rank, cohort, load, out);
+            }
+            FrontMail::RankDown(rank) => {
+                self.ranks.remove(&rank);
+                self.front.rank_down(now, rank, out);
+            }
             FrontMail::Rank { rank, events, load } => {
                 for told in events {
                     self.front.rank_event(now, rank, told.seq, told.attempt, told.event, out);
@@ -100,10 +104,12 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
         let choice = || {
             Arc::new(Choice {
                 sink: sink.clone(),
-                sampling: Arc::clone(&g.sampling),
-                grammar: g.grammar.clone(),
+                draw: Draw {
+                    sampling: Arc::clone(&g.sampling),
+                    grammar: g.grammar.clone(),
+                    span: span.clone(),
+                },
                 submitted: now,
-                span: span.clone(),
             })
         };
         let timeout = u64::try_from(g.timeout.as_nanos()).unwrap_or(Nanos::MAX);
@@ -130,9 +136,15 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
         for action in out.drain(..) {
             match action {
                 Action::Bind { rank, bind, handle } => {
-                    self.post(rank, Mail::Bind { bind, choice: handle });
+                    if let Some(link) = self.ranks.get(&rank) {
+                        link.bind(bind, handle.draw.clone());
+                    }
                 }
-                Action::CancelAt { rank, seq, attempt } => self.post(rank, Mail::Cancel { seq, attempt }),
+                Action::CancelAt { rank, seq, attempt } => {
+                    if let Some(link) = self.ranks.get(&rank) {
+                        link.cancel(seq, attempt);
+                    }
+                }
                 Action::Deliver { seq, id, handle, .. } => {
                     let event = SeqEvent::Token { id, logprobs: logprobs.take() };
                     if handle.sink.send(seq.choice, event).is_err() {
@@ -147,22 +159,17 @@ impl<U: Send + Sync + 'static> FrontThread<U> {
             }
         }
     }
-
-    fn post(&self, to: WorkerId, mail: Mail<U>) {
-        if let Some(w) = self.workers.get(to.0 as usize) {
-            let _ = w.send(mail);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
 
-    use sluice_core::front::FrontConfig;
+    use sluice_core::front::{FrontConfig, RankLoad};
     use sluice_core::ids::{GatewayId, SeqKey};
 
-    use super::super::mail::Told;
+    use super::super::links::Told;
+    use super::super::mail::Mail;
     use super::super::tests::request;
     use super::*;
     use crate::gateway::events;
@@ -176,9 +183,12 @@ mod tests {
             clock: Clock::start(),
             inbox,
             address: address.clone(),
-            workers: vec![worker],
+            ranks: HashMap::new(),
             observer: Arc::new(()),
         };
+        let load = RankLoad { free_blocks: 64, pool_blocks: 64, block_tokens: 16, queue: 0, draining: false };
+        let link = Arc::new(worker);
+        address.send(FrontMail::RankUp { rank: WorkerId(0), cohort: 0, load, link }).unwrap();
         let seq = SeqKey { request: 1, choice: 0 };
         let (sink, source) = events(100);
         drop(source);
@@ -193,8 +203,7 @@ mod tests {
         if let Some(cause) = last {
             address.send(FrontMail::Cancel { seq, cause }).unwrap();
         }
-        let load = RankLoad { free_blocks: 64, pool_blocks: 64, block_tokens: 16, queue: 0, draining: false };
-        let running = std::thread::spawn(move || thread.run(&[(WorkerId(0), load)], 0));
+        let running = std::thread::spawn(move || thread.run());
         loop {
             let (reply, state) = channel();
             address.send(FrontMail::Ask(reply)).unwrap();

@@ -9,8 +9,10 @@ use super::engine::Runtime;
 use super::loader::UnitSource;
 use super::memory;
 use super::observe::Observer;
-use super::sizing::{Footprint, Sizing, size};
+use super::sizing::{Footprint, Room, Sizing, size, size_one};
+use super::solo::{Solo, SoloParts, start_solo};
 use super::start::{Parts, Progress, StartError, start};
+use crate::backend::Backend as _;
 use crate::backend::cpu::{CpuBackend, CpuConfig, PAGE_TOKENS, kv_page_bytes};
 use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
 use crate::backend::routing::{Routing, SkewedRouting};
@@ -18,7 +20,7 @@ use crate::backend::weights::{UnitWeights, WeightStore};
 use crate::cli::{BackendChoice, EngineOptions, IsaChoice};
 use crate::model::spec::{ModelSpec, RopeSpec};
 use crate::model::weights::Weights;
-use sluice_core::ids::Unit;
+use sluice_core::ids::{Unit, WorkerId};
 use sluice_kernels::cpu::Isa;
 
 /// Idle compute threads of a worker spin for so long when every worker has its cores to itself.
@@ -87,12 +89,7 @@ pub fn launch_cpu(
     if o.page_size != PAGE_TOKENS {
         return Err(StartError::PageSize { is: o.page_size, must: PAGE_TOKENS });
     }
-    let memory = Footprint {
-        kv_page: kv_page_bytes(&spec) as u64,
-        available: memory::available(),
-        weights: weights.inventory().found_bytes + rope_bytes(&spec),
-    };
-    let sizing = size(&spec, o, memory)?;
+    let sizing = size(&spec, o, footprint(weights))?;
     let isa = isa(o.isa)?;
     // Longer sequences than the pool holds are refused at the door.
     let positions = usize::try_from(sizing.kv_tokens).unwrap_or(usize::MAX).min(spec.max_positions);
@@ -125,6 +122,103 @@ pub fn launch_cpu(
         let rank = plan.config.rank.is_some().then(|| Arc::clone(&rank));
         CpuBackend::new(Arc::clone(&spec), rank, config).map_err(|e| e.to_string())
     })
+}
+
+fn footprint(weights: &Weights) -> Footprint {
+    let spec = weights.spec();
+    Footprint {
+        kv_page: kv_page_bytes(spec) as u64,
+        available: memory::available(),
+        weights: weights.inventory().found_bytes + rope_bytes(spec),
+    }
+}
+
+/// A worker that is to be alone in its process.
+#[derive(Clone, Copy, Debug)]
+pub struct SoloWanted {
+    /// Its number.
+    pub id: WorkerId,
+    /// What it holds and whom it serves; pages and threads follow from the options.
+    pub room: Room,
+}
+
+/// Starts a worker alone in its process, on the backend of the options.
+///
+/// # Errors
+/// What could not be had.
+pub fn launch_solo(
+    weights: &Arc<Weights>,
+    o: &EngineOptions,
+    wanted: SoloWanted,
+    observer: Arc<dyn Observer>,
+) -> Result<Solo, StartError> {
+    match &o.backend {
+        BackendChoice::Cpu => solo_cpu(weights, o, wanted, observer),
+        BackendChoice::Modelled(file) => solo_modelled(file, o, wanted, observer),
+    }
+}
+
+fn solo_cpu(
+    weights: &Arc<Weights>,
+    o: &EngineOptions,
+    wanted: SoloWanted,
+    observer: Arc<dyn Observer>,
+) -> Result<Solo, StartError> {
+    let spec = Arc::clone(weights.spec());
+    if o.page_size != PAGE_TOKENS {
+        return Err(StartError::PageSize { is: o.page_size, must: PAGE_TOKENS });
+    }
+    let isa = isa(o.isa)?;
+    let plan = size_one(&spec, o, footprint(weights), wanted.id, wanted.room)?;
+    let pages = plan.config.rank.as_ref().map_or(0, |r| r.pages);
+    let positions = (pages as usize).saturating_mul(o.page_size as usize).min(spec.max_positions);
+    let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, positions));
+    let rank = match wanted.room.is_rank {
+        true => Some(store.rank().map_err(|e| StartError::Load(e.to_string()))?),
+        false => None,
+    };
+    let config = CpuConfig {
+        isa,
+        threads: plan.threads,
+        spin: SPIN,
+        layout: plan.config.slab,
+        segments: o.segments,
+        slots: plan.config.host.as_ref().map_or(0, |h| h.slots),
+        kv_pages: pages,
+        routing: skewed(&spec, o.routing, 1)?,
+    };
+    let row_len = spec.hidden;
+    let backend = CpuBackend::new(spec, rank, config)
+        .map_err(|e| StartError::Backend { worker: wanted.id, why: e.to_string() })?;
+    let numerics = numerics(weights, o, sluice_kernels::cpu::KERNEL_SET);
+    start_solo(plan, SoloParts { source: store, numerics, row_len, observer }, backend)
+}
+
+fn solo_modelled(
+    file: &Path,
+    o: &EngineOptions,
+    wanted: SoloWanted,
+    observer: Arc<dyn Observer>,
+) -> Result<Solo, StartError> {
+    let costs = read_costs(file)?;
+    let spec = costs.spec();
+    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
+    let plan = size_one(&spec, o, memory, wanted.id, wanted.room)?;
+    let even = Routing::Skew { share: 0.0, seed: 1 };
+    let routing = match skewed(&spec, o.routing, 1)? {
+        Some(r) => r,
+        None => skewed(&spec, even, 1)?.ok_or(StartError::NoExperts)?,
+    };
+    let numerics = format!("modelled {}", costs.name);
+    let backend = ModelledBackend::new(ModelledConfig {
+        costs: Arc::new(costs),
+        routing,
+        segments: o.segments,
+        slices: o.slices,
+        device: wanted.id.0,
+    });
+    let row_len = backend.row_len();
+    start_solo(plan, SoloParts { source: Arc::new(Weightless), numerics, row_len, observer }, backend)
 }
 
 /// Starts an engine on modelled devices: the shape of the model comes from the file.

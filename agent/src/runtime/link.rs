@@ -6,16 +6,9 @@
 use std::time::{Duration, Instant};
 
 use sluice_core::frame::{Body, Frame};
-use sluice_core::ids::WorkerId;
 
+use super::mail::Arrival;
 use crate::backend::modelled::Link;
-
-/// A frame on its way.
-pub(super) struct Held {
-    pub from: WorkerId,
-    pub frame: Frame,
-    pub payload: Vec<f32>,
-}
 
 /// One worker's end of the network.
 pub(super) struct Port {
@@ -25,9 +18,9 @@ pub(super) struct Port {
     /// When all rows that have reached this end are through.
     received: Instant,
     /// By when they reach this end, soonest last.
-    coming: Vec<(Instant, Held)>,
+    coming: Vec<(Instant, Arrival)>,
     /// By when they are here whole, soonest last.
-    passing: Vec<(Instant, Held)>,
+    passing: Vec<(Instant, Arrival)>,
 }
 
 impl Port {
@@ -49,18 +42,18 @@ impl Port {
     }
 
     /// A frame is on its way, and reaches this end at `at`.
-    pub(super) fn take(&mut self, at: Instant, held: Held) {
+    pub(super) fn take(&mut self, at: Instant, held: Arrival) {
         insert(&mut self.coming, at, held);
     }
 
     /// When [`Self::due`] is to be asked again.
     pub(super) fn next(&self) -> Option<Instant> {
-        let soonest = |frames: &[(Instant, Held)]| frames.last().map(|f| f.0);
+        let soonest = |frames: &[(Instant, Arrival)]| frames.last().map(|f| f.0);
         soonest(&self.coming).into_iter().chain(soonest(&self.passing)).min()
     }
 
     /// A frame that is here whole by now.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Held> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<Arrival> {
         while let Some((at, held)) = self.coming.pop_if(|f| f.0 <= now) {
             let rows = self.time_of(&held.frame);
             let mut whole = at;
@@ -84,7 +77,7 @@ impl Port {
 }
 
 /// Behind those of the same time.
-fn insert(frames: &mut Vec<(Instant, Held)>, at: Instant, held: Held) {
+fn insert(frames: &mut Vec<(Instant, Arrival)>, at: Instant, held: Arrival) {
     let place = frames.partition_point(|f| f.0 > at);
     frames.insert(place, (at, held));
 }
@@ -93,6 +86,7 @@ fn insert(frames: &mut Vec<(Instant, Held)>, at: Instant, held: Held) {
 mod tests {
     use super::*;
     use sluice_core::frame::{Channel, ReturnBatch};
+    use sluice_core::ids::WorkerId;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -109,8 +103,8 @@ mod tests {
         Frame { epoch: 1, channel: Channel::Data, number: 0, body }
     }
 
-    fn held(from: u32, rows: u32) -> Held {
-        Held { from: WorkerId(from), frame: frame(rows), payload: vec![] }
+    fn held(from: u32, rows: u32) -> Arrival {
+        Arrival { from: WorkerId(from), frame: frame(rows), payload: vec![], at: None, _held: None }
     }
 
     #[test]

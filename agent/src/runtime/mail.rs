@@ -4,35 +4,56 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use sluice_core::event::PeerUp;
 use sluice_core::frame::Frame;
 use sluice_core::front::{CancelCause, RankLoad};
-use sluice_core::ids::{Attempt, SeqKey, Unit, WorkerId};
+use sluice_core::ids::{Attempt, GatewayId, SeqKey, Unit, WorkerId};
 use sluice_core::placement::PlacementSlice;
-use sluice_core::sequence::{Bind, RankEvent};
+use sluice_core::sequence::Bind;
 
-use super::front::Choice;
+use super::links::{FrontLink, PeerLink, RankLink, Told};
 use crate::gateway::{EventSink, Generate};
-use crate::sampling::Logprobs;
+use crate::sampling::Draw;
 
 /// To a worker.
 pub(super) enum Mail<U> {
-    /// A frame of another worker, with the rows that it names; on a modelled link it reaches this end at `at`.
-    Frame { from: WorkerId, frame: Frame, payload: Vec<f32>, at: Option<Instant> },
+    /// A frame of another worker.
+    Frame(Arrival),
     /// A sequence, and how to draw its tokens.
-    Bind { bind: Bind, choice: Arc<Choice> },
+    Bind { bind: Bind, draw: Draw },
     /// Drop an attempt.
     Cancel { seq: SeqKey, attempt: Attempt },
-    /// A peer is there.
-    Peer(PeerUp),
+    /// A peer is there, and what reaches it.
+    Peer { up: PeerUp, link: Arc<dyn PeerLink> },
+    /// Both connections to a peer are closed: nothing of their epoch comes any more.
+    PeerDown(WorkerId),
+    /// A gateway that binds sequences here, and what reaches it.
+    Front { gateway: GatewayId, link: Arc<dyn FrontLink> },
+    /// A gateway is gone: what it has bound here has been cancelled.
+    FrontDown { gateway: GatewayId },
     /// The placement changed.
     Placement(Arc<PlacementSlice>),
     /// A unit's weights, or why they could not be loaded.
     Loaded { slot: u32, unit: Unit, weights: Result<Arc<U>, String> },
+    /// Take nothing new, and give back what runs.
+    HandBack,
     /// Report now.
     Report,
     /// Leave.
     Stop,
+}
+
+/// A frame of another worker, with the rows that it names.
+pub(super) struct Arrival {
+    pub from: WorkerId,
+    pub frame: Frame,
+    pub payload: Vec<f32>,
+    /// When it reaches this end of a modelled link.
+    pub at: Option<Instant>,
+    /// Its part of what its connection may have in line here; given back with it.
+    pub _held: Option<OwnedSemaphorePermit>,
 }
 
 /// To the front.
@@ -41,6 +62,10 @@ pub(super) enum FrontMail {
     Submit { request: Box<Generate>, sink: EventSink, span: tracing::Span },
     /// The client, or a stop string, ends a sequence.
     Cancel { seq: SeqKey, cause: CancelCause },
+    /// A rank is there, new or again, and what reaches it.
+    RankUp { rank: WorkerId, cohort: u64, load: RankLoad, link: Arc<dyn RankLink> },
+    /// A rank is lost.
+    RankDown(WorkerId),
     /// What a rank says.
     Rank { rank: WorkerId, events: Vec<Told>, load: Option<RankLoad> },
     /// Take nothing new.
@@ -51,14 +76,6 @@ pub(super) enum FrontMail {
     Ask(Sender<FrontState>),
     /// Leave.
     Stop,
-}
-
-/// One word of a rank on a sequence.
-pub(super) struct Told {
-    pub seq: SeqKey,
-    pub attempt: Attempt,
-    pub event: RankEvent,
-    pub logprobs: Option<Box<Logprobs>>,
 }
 
 /// What the front says of itself.

@@ -6,22 +6,31 @@
 mod clock;
 mod engine;
 mod front;
+mod gateway;
 mod launch;
 mod link;
+mod links;
 mod loader;
 mod mail;
 mod memory;
 mod observe;
 mod sizing;
+mod solo;
 mod start;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+pub(crate) use clock::Clock;
 pub use engine::Runtime;
-pub use launch::{Surroundings, launch, launch_cpu, launch_modelled, read_costs, start_modelled};
+pub use gateway::{FrontDoor, start_front};
+pub use launch::{
+    SoloWanted, Surroundings, launch, launch_cpu, launch_modelled, launch_solo, read_costs, start_modelled,
+};
+pub use links::{Door, FrontLink, PeerLink, RankLink, Slab, Told};
 pub use loader::UnitSource;
 pub use mail::FrontState;
 pub use observe::Observer;
-pub use sizing::{Footprint, Sizing, WorkerPlan, size};
+pub use sizing::{Footprint, Room, Sizing, WorkerPlan, size, size_one};
+pub use solo::Solo;
 pub use start::{Parts, Progress, StartError, start};

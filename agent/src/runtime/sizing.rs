@@ -67,6 +67,25 @@ fn shape(spec: &ModelSpec, segments: u8) -> Shape {
     }
 }
 
+/// What one worker holds and whom it serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// It runs attention.
+    pub is_rank: bool,
+    /// It holds experts.
+    pub is_host: bool,
+    /// Units there is room for.
+    pub slots: u32,
+    /// Other ranks that it has landing rows for.
+    pub ranks: u32,
+    /// KV pages.
+    pub pages: u32,
+    /// Compute threads.
+    pub threads: usize,
+    /// A peer that holds something and gives no sign for so long is masked.
+    pub patience: Nanos,
+}
+
 /// Sizes an engine.
 ///
 /// # Errors
@@ -80,63 +99,87 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
     let ranks = (0..count).filter(|i| is_rank(*i)).count() as u32;
     let pages = kv_pages(spec, o, memory, ranks)?;
     let (slots, placement) = place(&shape, o, (0..count).filter(|i| is_host(*i)))?;
+    let threads = (o.threads.map_or_else(cores, |t| t as usize) / count as usize).max(1);
+    let workers = (0..count).map(|i| {
+        let room = Room {
+            is_rank: is_rank(i),
+            is_host: is_host(i),
+            slots,
+            ranks: ranks - u32::from(is_rank(i)),
+            pages,
+            threads,
+            // Workers of one process stop and go on together: none is ever taken for lost.
+            patience: Nanos::MAX,
+        };
+        worker(WorkerId(i), &shape, o, room)
+    });
+    let workers: Vec<WorkerPlan> = workers.collect::<Result<_, _>>()?;
+    Ok(Sizing { workers, placement, kv_tokens: u64::from(pages) * u64::from(o.page_size) })
+}
+
+/// Sizes a worker that is alone in its process. The pages of `room` are chosen here.
+///
+/// # Errors
+/// What does not fit, in the words of the options.
+pub fn size_one(
+    spec: &ModelSpec,
+    o: &EngineOptions,
+    memory: Footprint,
+    id: WorkerId,
+    room: Room,
+) -> Result<WorkerPlan, StartError> {
+    let pages = if room.is_rank { kv_pages(spec, o, memory, 1)? } else { 0 };
+    let threads = o.threads.map_or_else(cores, |t| t as usize);
+    worker(id, &shape(spec, o.segments), o, Room { pages, threads, ..room })
+}
+
+fn worker(id: WorkerId, shape: &Shape, o: &EngineOptions, room: Room) -> Result<WorkerPlan, StartError> {
+    let (r, h) = (room.is_rank, room.is_host);
     let rank = RankConfig {
-        pages,
+        pages: room.pages,
         page_size: o.page_size,
         // A draw of experts is a sequence's own: equal prefixes do not have equal keys and values then.
         prefix_reuse: o.prefix_cache && o.routing == Routing::Model,
         // Room for every running sequence to go on for a page, as far as the pool allows.
-        watermark: o.max_sequences.min(pages / 16),
+        watermark: o.max_sequences.min(room.pages / 16),
         max_sequences: o.max_sequences,
         prefill_chunk: o.prefill_chunk,
         prefill_tokens: o.prefill_tokens.max(o.prefill_chunk),
     };
     let tokens = rank.max_sequences.saturating_add(rank.prefill_tokens);
-    let other_ranks = |i: u32| ranks - u32::from(is_rank(i));
-    let threads = o.threads.map_or_else(cores, |t| t as usize);
-    let workers = (0..count).map(|i| {
-        let (r, h) = (is_rank(i), is_host(i));
-        let ring = tokens.min(RING);
-        let slab = SlabLayout {
-            tokens: if r { tokens } else { 0 },
-            groups: if r { tokens } else { 0 },
-            top_k: shape.top_k.into(),
-            parts: o.slices.into(),
-            landing: if h { ring.saturating_mul(other_ranks(i)) } else { 0 },
-            outputs: if h { o.max_expert_rows } else { 0 },
-        };
-        let policy = if r { o.schedulers.attention } else { o.schedulers.experts };
-        WorkerPlan {
-            config: WorkerConfig {
-                id: WorkerId(i),
-                shape: shape.clone(),
-                slab,
-                waves: o.waves,
-                rank: r.then(|| rank.clone()),
-                host: h.then_some(HostConfig { slots, ring }),
-                policy,
-                max_step_rows: o.max_step_tokens,
-                max_expert_rows: o.max_expert_rows,
-                spans: o.spans && policy != Policy::Sync,
-                costs: Costs::default(),
-                release_cycles: o.release_cycles,
-                initial_cycle: FIRST_CYCLE,
-                // Workers of one process stop and go on together: none is ever taken for lost.
-                patience: Nanos::MAX,
-            },
-            role: match (r, h) {
-                (true, true) => "hybrid",
-                (true, false) => "attention",
-                _ => "experts",
-            },
-            threads: (threads / count as usize).max(1),
-        }
-    });
-    let workers: Vec<WorkerPlan> = workers.collect();
-    for w in &workers {
-        w.config.check()?;
-    }
-    Ok(Sizing { workers, placement, kv_tokens: u64::from(pages) * u64::from(o.page_size) })
+    let ring = tokens.min(RING);
+    let slab = SlabLayout {
+        tokens: if r { tokens } else { 0 },
+        groups: if r { tokens } else { 0 },
+        top_k: shape.top_k.into(),
+        parts: o.slices.into(),
+        landing: if h { ring.saturating_mul(room.ranks) } else { 0 },
+        outputs: if h { o.max_expert_rows } else { 0 },
+    };
+    let policy = if r { o.schedulers.attention } else { o.schedulers.experts };
+    let config = WorkerConfig {
+        id,
+        shape: shape.clone(),
+        slab,
+        waves: o.waves,
+        rank: r.then_some(rank),
+        host: h.then_some(HostConfig { slots: room.slots, ring }),
+        policy,
+        max_step_rows: o.max_step_tokens,
+        max_expert_rows: o.max_expert_rows,
+        spans: o.spans && policy != Policy::Sync,
+        costs: Costs::default(),
+        release_cycles: o.release_cycles,
+        initial_cycle: FIRST_CYCLE,
+        patience: room.patience,
+    };
+    config.check()?;
+    let role = match (r, h) {
+        (true, true) => "hybrid",
+        (true, false) => "attention",
+        _ => "experts",
+    };
+    Ok(WorkerPlan { config, role, threads: room.threads })
 }
 
 fn cores() -> usize {

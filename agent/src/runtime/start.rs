@@ -1,9 +1,10 @@
 //! Starting an engine: backends, threads, hellos, placement; ready when every slot is loaded.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::clock::Clock;
 use super::engine::Runtime;
 use super::front::FrontThread;
 use super::link::Port;
+use super::links::{LocalFront, LocalPeer};
 use super::loader::{self, UnitSource};
 use super::mail::{FrontMail, Mail};
 use super::observe::Observer;
@@ -27,6 +29,9 @@ use super::worker::WorkerThread;
 use crate::backend::Backend;
 use crate::backend::modelled::Link;
 use crate::telemetry::{StepKind, TokenSpans, WorkerSample};
+
+/// The gateway of this process.
+const GATEWAY: GatewayId = GatewayId(0);
 
 /// An engine that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -176,8 +181,6 @@ where
             clock,
             inbox,
             address: addresses[id.0 as usize].clone(),
-            peers: addresses.clone(),
-            front: front.clone(),
             loader: orders.clone(),
             observer: Arc::clone(&observer),
             link: parts.link.map(Port::new),
@@ -186,7 +189,7 @@ where
     }
     // Loaders end when the last worker that can give orders does.
     drop(orders);
-    introduce(sizing, &addresses);
+    introduce(sizing, &addresses, &front);
     let (lost, is_lost) = watch::channel(None);
     for worker in workers {
         let name = format!("{}-{}", worker.role, worker.id.0);
@@ -198,24 +201,27 @@ where
         })?);
     }
 
-    let ranks: Vec<(WorkerId, RankLoad)> = sizing.workers.iter().filter_map(first_load).collect();
-    let mut front_config = FrontConfig::new(GatewayId(0));
+    for (plan, address) in sizing.workers.iter().zip(&addresses) {
+        if let Some(load) = first_load(plan) {
+            // One process, one cohort.
+            let (rank, link) = (plan.config.id, Arc::new(address.clone()));
+            let _ = front.send(FrontMail::RankUp { rank, cohort: 0, load, link });
+        }
+    }
+    let mut front_config = FrontConfig::new(GATEWAY);
     front_config.queue = parts.queue;
-    // One process, one cohort.
-    let cohort = 0;
-    let (workers, watcher) = (addresses.clone(), parts.observer);
     let thread = FrontThread {
         front: Front::new(front_config),
         clock,
         inbox: front_inbox,
         address: front.clone(),
-        workers,
-        observer: watcher,
+        ranks: HashMap::new(),
+        observer: parts.observer,
     };
     let stop_all = addresses.clone();
     joins.push(Builder::new().name("front".into()).spawn(move || {
         watched("the front", &lost, || {
-            thread.run(&ranks, cohort);
+            thread.run();
             Ok(())
         });
     })?);
@@ -223,7 +229,7 @@ where
         front,
         stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
         joins: Mutex::new(joins),
-        numerics: parts.numerics,
+        numerics: Arc::new(RwLock::new(parts.numerics.into())),
         lost: is_lost,
     };
     let waited = ready.wait(&addresses, &parts.cancelled, &runtime.lost);
@@ -234,7 +240,7 @@ where
 }
 
 /// Runs a thread's work to its end; true if it failed, which `lost` is told then, unless another failed before.
-fn watched(
+pub(super) fn watched(
     name: &str,
     lost: &watch::Sender<Option<String>>,
     run: impl FnOnce() -> Result<(), String>,
@@ -248,31 +254,37 @@ fn watched(
     true
 }
 
-fn first_load(plan: &WorkerPlan) -> Option<(WorkerId, RankLoad)> {
+pub(super) fn first_load(plan: &WorkerPlan) -> Option<RankLoad> {
     let r = plan.config.rank.as_ref()?;
-    let load = RankLoad {
+    Some(RankLoad {
         free_blocks: r.pages,
         pool_blocks: r.pages,
         block_tokens: r.page_size,
         queue: 0,
         draining: false,
-    };
-    Some((plan.config.id, load))
+    })
 }
 
 /// Everybody meets everybody, and learns the placement.
-fn introduce<U>(sizing: &Sizing, addresses: &[Sender<Mail<U>>]) {
+fn introduce<U: Send + Sync + 'static>(
+    sizing: &Sizing,
+    addresses: &[Sender<Mail<U>>],
+    front: &Sender<FrontMail>,
+) {
     for (i, address) in addresses.iter().enumerate() {
         for (j, plan) in sizing.workers.iter().enumerate() {
             if i != j {
-                let _ = address.send(Mail::Peer(PeerUp {
+                let up = PeerUp {
                     worker: plan.config.id,
                     epoch: 1,
                     is_rank: plan.config.rank.is_some(),
                     is_host: plan.config.host.is_some(),
-                }));
+                };
+                let link = Arc::new(LocalPeer { from: WorkerId(i as u32), to: addresses[j].clone() });
+                let _ = address.send(Mail::Peer { up, link });
             }
         }
+        let _ = address.send(Mail::Front { gateway: GATEWAY, link: Arc::new(LocalFront(front.clone())) });
         for slice in &sizing.placement {
             let _ = address.send(Mail::Placement(Arc::clone(slice)));
         }

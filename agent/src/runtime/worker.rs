@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use sluice_core::event::{Action, Event};
 use sluice_core::frame::{Body, Frame};
 use sluice_core::front::RankLoad;
-use sluice_core::ids::{Attempt, Nanos, Row, SeqKey, WorkerId};
-use sluice_core::sequence::{Bind, RankEvent};
+use sluice_core::ids::{Attempt, GatewayId, Nanos, Row, SeqKey, WorkerId};
+use sluice_core::sequence::RankEvent;
 use sluice_core::step::Step;
 use sluice_core::worker::Worker;
 
 use super::clock::Clock;
-use super::front::Choice;
-use super::link::{Held, Port};
+use super::link::Port;
+use super::links::{FrontLink, PeerLink, Slab, Told};
 use super::loader::Order;
-use super::mail::{FrontMail, Mail, Told};
+use super::mail::{Arrival, Mail};
 use super::observe::Observer;
 use crate::backend::Backend;
 use crate::sampling::{Logprobs, SequenceSampling};
@@ -38,9 +38,6 @@ pub(super) struct WorkerThread<B: Backend> {
     pub inbox: Receiver<Mail<B::Unit>>,
     /// Its own address, for loaders to answer to.
     pub address: Sender<Mail<B::Unit>>,
-    /// By worker id.
-    pub peers: Vec<Sender<Mail<B::Unit>>>,
-    pub front: Sender<FrontMail>,
     pub loader: Sender<Order<B::Unit>>,
     pub observer: Arc<dyn Observer>,
     pub link: Option<Port>,
@@ -57,9 +54,11 @@ struct State {
     open: HashMap<u32, AttemptKey>,
     /// Log-probabilities of the last head step.
     logprobs: HashMap<(SeqKey, u32), Box<Logprobs>>,
-    told: Vec<Told>,
+    /// What reaches the peers that are there.
+    peers: HashMap<WorkerId, Arc<dyn PeerLink>>,
+    /// What reaches the gateways, and what they are to be told.
+    fronts: HashMap<GatewayId, Front>,
     running: Option<(StepKind, usize, Instant)>,
-    last_load: Option<(Nanos, RankLoad)>,
     next_report: Instant,
     /// Frames came, and what follows from them has not been decided.
     unsettled: bool,
@@ -77,9 +76,9 @@ impl<B: Backend> WorkerThread<B> {
             pending: HashMap::new(),
             open: HashMap::new(),
             logprobs: HashMap::new(),
-            told: vec![],
+            peers: HashMap::new(),
+            fronts: HashMap::new(),
             running: None,
-            last_load: None,
             next_report: Instant::now(),
             unsettled: false,
             gathered: vec![],
@@ -116,9 +115,9 @@ impl<B: Backend> WorkerThread<B> {
                 continue;
             }
             if let Some(port) = &mut self.link
-                && let Some(Held { from, frame, payload }) = port.due(Instant::now())
+                && let Some(arrival) = port.due(Instant::now())
             {
-                self.receive(self.clock.now(), from, frame, &payload, &mut state);
+                self.receive(self.clock.now(), arrival, &mut state);
                 continue;
             }
             let now = self.clock.now();
@@ -159,20 +158,31 @@ impl<B: Backend> WorkerThread<B> {
     fn take(&mut self, mail: Mail<B::Unit>, state: &mut State) {
         let now = self.clock.now();
         match mail {
-            Mail::Frame { from, frame, payload, at } => {
-                return match (at, &mut self.link) {
-                    (Some(at), Some(port)) => port.take(at, Held { from, frame, payload }),
-                    _ => self.receive(now, from, frame, &payload, state),
+            Mail::Frame(arrival) => {
+                return match (arrival.at, &mut self.link) {
+                    (Some(at), Some(port)) => port.take(at, arrival),
+                    _ => self.receive(now, arrival, state),
                 };
             }
-            Mail::Bind { bind, choice } => {
-                state
-                    .pending
-                    .insert((bind.seq, bind.attempt), (sampling(&bind, &choice), choice.span.clone()));
+            Mail::Bind { bind, draw } => {
+                state.pending.insert((bind.seq, bind.attempt), (draw.start(&bind), draw.span));
                 self.core.handle(now, Event::Bind(bind));
             }
             Mail::Cancel { seq, attempt } => self.core.handle(now, Event::Cancel { seq, attempt }),
-            Mail::Peer(hello) => self.core.handle(now, Event::PeerUp(hello)),
+            Mail::Peer { up, link } => {
+                state.peers.insert(up.worker, link);
+                self.core.handle(now, Event::PeerUp(up));
+            }
+            Mail::PeerDown(worker) => {
+                state.peers.remove(&worker);
+                self.core.handle(now, Event::PeerDown(worker));
+            }
+            Mail::Front { gateway, link } => {
+                state.fronts.insert(gateway, Front { link, told: vec![], last_load: None });
+            }
+            Mail::FrontDown { gateway } => {
+                state.fronts.remove(&gateway);
+            }
             Mail::Placement(slice) => self.core.handle(now, Event::Placement(slice)),
             Mail::Loaded { slot, unit, weights } => {
                 let ok = weights.is_ok();
@@ -182,13 +192,15 @@ impl<B: Backend> WorkerThread<B> {
                 self.core.handle(now, Event::SlotLoaded { slot, unit, ok });
                 state.next_report = Instant::now();
             }
+            Mail::HandBack => self.core.handle(now, Event::Drain { hand_back: true }),
             Mail::Report => state.next_report = Instant::now(),
             Mail::Stop => {}
         }
         self.act(state);
     }
 
-    fn receive(&mut self, now: Nanos, from: WorkerId, frame: Frame, payload: &[f32], state: &mut State) {
+    fn receive(&mut self, now: Nanos, arrival: Arrival, state: &mut State) {
+        let Arrival { from, frame, payload, .. } = arrival;
         let landing = self.core.receive(now, from, frame);
         state.unsettled = true;
         if landing.is_empty() {
@@ -238,7 +250,7 @@ impl<B: Backend> WorkerThread<B> {
                     self.backend.submit(step);
                 }
                 Action::Send { to, frame } => self.send(to, frame, state),
-                Action::Tell { seq, attempt, event, .. } => {
+                Action::Tell { gateway, seq, attempt, event } => {
                     if !matches!(event, RankEvent::Accepted | RankEvent::Token { .. }) {
                         state.pending.remove(&(seq, attempt));
                     }
@@ -246,7 +258,9 @@ impl<B: Backend> WorkerThread<B> {
                         RankEvent::Token { index, .. } => state.logprobs.remove(&(seq, index)),
                         _ => None,
                     };
-                    state.told.push(Told { seq, attempt, event, logprobs });
+                    if let Some(front) = state.fronts.get_mut(&gateway) {
+                        front.told.push(Told { seq, attempt, event, logprobs });
+                    }
                 }
                 Action::Open { handle, seq, attempt } => {
                     state.open.insert(handle.0, (seq, attempt));
@@ -266,43 +280,37 @@ impl<B: Backend> WorkerThread<B> {
                 Action::LoadSlot { slot, unit } => {
                     let _ = self.loader.send(Order { slot, unit, reply: self.address.clone() });
                 }
-                // Nobody is taken for lost here: see `patience` in sizing.
-                Action::Sever { .. } => {}
+                Action::Sever { worker } => {
+                    if let Some(link) = state.peers.remove(&worker) {
+                        link.sever();
+                    }
+                }
                 Action::FreeSlot { slot, .. } => self.backend.free_slot(slot),
             }
         }
     }
 
     fn send(&mut self, to: WorkerId, frame: Frame, state: &mut State) {
-        let mut payload = vec![];
-        match &frame.body {
-            Body::Tokens(batch) => {
-                state.gathered.clear();
-                state.gathered.extend(batch.rows.iter().map(|r| r.src));
-                self.backend.read_rows(&state.gathered, &mut payload);
-            }
-            Body::Returns(batch) => self.backend.read_rows(&batch.rows, &mut payload),
-            _ => {}
-        }
-        if let Some(peer) = self.peers.get(to.0 as usize) {
-            let at = self.link.as_mut().map(|port| port.depart(Instant::now(), &frame));
-            let _ = peer.send(Mail::Frame { from: self.id, frame, payload, at });
-        }
+        let Some(link) = state.peers.get(&to) else { return };
+        let at = self.link.as_mut().map(|port| port.depart(Instant::now(), &frame));
+        let mut rows = Rows { backend: &mut self.backend, gathered: &mut state.gathered };
+        link.send(frame, &mut rows, at);
     }
 
     /// Passes on what the rank said, with its load now and then.
     fn tell(&mut self, state: &mut State) {
         let Some(load) = self.core.rank_load() else { return };
         let now = self.clock.now();
-        let fresh = state.last_load.is_none_or(|(at, last)| last != load && now >= at + LOAD_EVERY);
-        if state.told.is_empty() && !fresh {
-            return;
+        for front in state.fronts.values_mut() {
+            let fresh = front.last_load.is_none_or(|(at, last)| last != load && now >= at + LOAD_EVERY);
+            if front.told.is_empty() && !fresh {
+                continue;
+            }
+            if fresh {
+                front.last_load = Some((now, load));
+            }
+            front.link.rank(self.id, std::mem::take(&mut front.told), fresh.then_some(load));
         }
-        if fresh {
-            state.last_load = Some((now, load));
-        }
-        let events = std::mem::take(&mut state.told);
-        let _ = self.front.send(FrontMail::Rank { rank: self.id, events, load: fresh.then_some(load) });
     }
 
     fn report(&self) {
@@ -317,15 +325,32 @@ impl<B: Backend> WorkerThread<B> {
     }
 }
 
-fn sampling(bind: &Bind, choice: &Choice) -> SequenceSampling {
-    SequenceSampling {
-        params: (*choice.sampling).clone(),
-        choice: bind.seq.choice,
-        ids: Arc::clone(&bind.ids),
-        produced: bind.produced,
-        stop_ids: bind.stop.ids.clone(),
-        min_tokens: bind.stop.min_tokens,
-        constraint: choice.grammar.as_ref().map(crate::sampling::CompiledGrammar::start),
+/// One gateway.
+struct Front {
+    link: Arc<dyn FrontLink>,
+    told: Vec<Told>,
+    last_load: Option<(Nanos, RankLoad)>,
+}
+
+/// The worker's rows, for a link to read.
+struct Rows<'a, B> {
+    backend: &'a mut B,
+    gathered: &'a mut Vec<Row>,
+}
+
+impl<B: Backend> Slab for Rows<'_, B> {
+    fn payload(&mut self, frame: &Frame) -> Vec<f32> {
+        let mut payload = vec![];
+        match &frame.body {
+            Body::Tokens(batch) => {
+                self.gathered.clear();
+                self.gathered.extend(batch.rows.iter().map(|r| r.src));
+                self.backend.read_rows(self.gathered, &mut payload);
+            }
+            Body::Returns(batch) => self.backend.read_rows(&batch.rows, &mut payload),
+            _ => {}
+        }
+        payload
     }
 }
 

@@ -238,13 +238,14 @@ impl GrammarCompiler {
         let mut matcher = Matcher::new(Ok(parser));
         // The first mask builds the lexer's first states: a grammar that cannot give one is refused here.
         matcher.compute_mask().map_err(|error| refused(one_line(&error.to_string())))?;
-        Ok(CompiledGrammar { matcher: Arc::new(Mutex::new(matcher)) })
+        Ok(CompiledGrammar { source: Arc::new(grammar.clone()), matcher: Arc::new(Mutex::new(matcher)) })
     }
 }
 
 /// A grammar ready to constrain any number of sequences.
 #[derive(Clone)]
 pub struct CompiledGrammar {
+    source: Arc<Grammar>,
     matcher: Arc<Mutex<Matcher>>,
 }
 
@@ -255,6 +256,11 @@ impl fmt::Debug for CompiledGrammar {
 }
 
 impl CompiledGrammar {
+    /// What it was compiled from.
+    pub fn source(&self) -> &Arc<Grammar> {
+        &self.source
+    }
+
     /// The state before the first token.
     pub fn start(&self) -> Box<dyn Constraint> {
         let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();

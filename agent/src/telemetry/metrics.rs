@@ -34,9 +34,11 @@ pub struct Telemetry {
     slow_clients: IntCounter,
     connections: IntGauge,
     accept_errors: IntCounter,
-    /// By worker id.
+    /// The id of the first worker.
+    first: u32,
+    /// By worker, from the first.
     steps: Vec<Steps>,
-    /// By worker id. Locked twice a second by the worker, and by scrapes.
+    /// By worker, from the first. Locked twice a second by the worker, and by scrapes.
     seen: Vec<Mutex<Option<Seen>>>,
 }
 
@@ -56,11 +58,11 @@ const SECONDS_OF_REQUESTS: [f64; 17] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 
 impl Telemetry {
-    /// For an agent of so many workers, with ids from 0.
+    /// For an agent of workers with these ids.
     ///
     /// # Errors
     /// A metric's name or buckets are malformed or used twice: a defect, told by the first test that runs this.
-    pub fn new(worker_count: usize) -> Result<Self, prometheus::Error> {
+    pub fn new(workers: std::ops::Range<u32>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let histogram =
             |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts::new(name, help).buckets(buckets);
@@ -114,8 +116,8 @@ impl Telemetry {
             ),
             &["worker", "kind"],
         )?;
-        let mut steps = Vec::with_capacity(worker_count);
-        for worker in 0..worker_count {
+        let mut steps = Vec::with_capacity(workers.len());
+        for worker in workers.clone() {
             let worker = worker.to_string();
             let of = |family: &HistogramVec, kind: StepKind| {
                 family.get_metric_with_label_values(&[worker.as_str(), kind.name()])
@@ -145,6 +147,7 @@ impl Telemetry {
         build.set(1);
         registry.register(Box::new(build))?;
         Ok(Self {
+            first: workers.start,
             registry,
             first_token,
             inter_token,
@@ -155,13 +158,17 @@ impl Telemetry {
             connections,
             accept_errors,
             steps,
-            seen: (0..worker_count).map(|_| Mutex::new(None)).collect(),
+            seen: workers.clone().map(|_| Mutex::new(None)).collect(),
         })
+    }
+
+    fn index(&self, worker: WorkerId) -> usize {
+        worker.0.wrapping_sub(self.first) as usize
     }
 
     /// A step of a worker is over.
     pub fn step_done(&self, worker: WorkerId, kind: StepKind, rows: usize, took: Duration) {
-        if let Some(steps) = self.steps.get(worker.0 as usize) {
+        if let Some(steps) = self.steps.get(self.index(worker)) {
             steps.time[kind as usize].observe(took.as_secs_f64());
             steps.rows[kind as usize].observe(rows as f64);
         }
@@ -169,7 +176,7 @@ impl Telemetry {
 
     /// A worker's snapshot.
     pub fn worker_seen(&self, sample: WorkerSample) {
-        let Some(slot) = self.seen.get(sample.worker.0 as usize) else { return };
+        let Some(slot) = self.seen.get(self.index(sample.worker)) else { return };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *slot {
             Some(seen) => seen.update(sample),
@@ -224,6 +231,11 @@ impl Telemetry {
             let sample = &slot.as_ref()?.sample;
             Some((sample.worker, sample.failure.clone()?))
         })
+    }
+
+    /// What the workers last said.
+    pub fn samples(&self) -> impl Iterator<Item = WorkerSample> {
+        self.workers().into_iter().map(|seen| seen.sample)
     }
 
     fn workers(&self) -> Vec<Seen> {

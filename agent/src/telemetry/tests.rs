@@ -50,7 +50,7 @@ fn lines(page: &str) -> BTreeMap<String, f64> {
 
 #[test]
 fn a_page_says_what_the_snapshots_said() {
-    let t = Telemetry::new(2).unwrap();
+    let t = Telemetry::new(0..2).unwrap();
     t.worker_seen(sample());
     t.step_done(WorkerId(1), StepKind::Experts, 30, Duration::from_millis(2));
     t.prompt_admitted(9);
@@ -106,7 +106,7 @@ fn a_page_says_what_the_snapshots_said() {
 
 #[test]
 fn a_queue_that_ran_empty_is_zero_and_not_absent() {
-    let t = Telemetry::new(2).unwrap();
+    let t = Telemetry::new(0..2).unwrap();
     t.worker_seen(sample());
     t.worker_seen(WorkerSample { pressure: Pressure::default(), ..sample() });
     let lines = lines(&t.render(None).unwrap());
@@ -119,7 +119,7 @@ fn a_queue_that_ran_empty_is_zero_and_not_absent() {
 
 #[test]
 fn every_name_is_described_once_and_keeps_the_conventions() {
-    let t = Telemetry::new(1).unwrap();
+    let t = Telemetry::new(0..1).unwrap();
     t.worker_seen(WorkerSample { worker: WorkerId(0), ..sample() });
     let page = t.render(Some(&FrontSample::default())).unwrap();
     let mut types: BTreeMap<&str, &str> = BTreeMap::new();
@@ -144,7 +144,7 @@ fn every_name_is_described_once_and_keeps_the_conventions() {
 
 #[test]
 fn a_worker_that_failed_is_not_ready() {
-    let t = Telemetry::new(2).unwrap();
+    let t = Telemetry::new(0..2).unwrap();
     t.worker_seen(WorkerSample { failure: Some("the device is gone".into()), ..sample() });
     let lines = lines(&t.render(None).unwrap());
     assert_eq!(lines.get("sluice_worker_ready{worker=\"1\",role=\"hybrid\"}"), Some(&0.0));
@@ -154,7 +154,7 @@ fn a_worker_that_failed_is_not_ready() {
 
 #[test]
 fn pressure_is_per_unit() {
-    let t = Telemetry::new(2).unwrap();
+    let t = Telemetry::new(0..2).unwrap();
     t.worker_seen(sample());
     let page = serde_json::to_value(t.pressure(Some(&FrontSample {
         waiting: Waiting { fresh: 4, replays: 0 },
@@ -174,7 +174,7 @@ fn pressure_is_per_unit() {
 
 #[test]
 fn workers_and_kinds_that_are_none_are_ignored() {
-    let t = Telemetry::new(1).unwrap();
+    let t = Telemetry::new(0..1).unwrap();
     t.step_done(WorkerId(9), StepKind::Head, 1, Duration::from_millis(1));
     t.worker_seen(sample());
     assert!(t.pressure(None).workers.is_empty());

@@ -170,12 +170,27 @@ fn counters(workers: &[Seen]) -> Vec<Family> {
         ("sluice_duplicate_returns_total", "Expert outputs dropped because nobody waited for them.", |s| {
             s.counters.duplicate_returns
         }),
+        ("sluice_masked_peers_total", "Peers masked: their connections broke, or were closed here.", |s| {
+            s.counters.masked
+        }),
+        (
+            "sluice_suspected_peers_total",
+            "Of the masked peers, those that owed something and gave no sign for too long.",
+            |s| s.counters.suspected,
+        ),
+        (
+            "sluice_redispatched_total",
+            "Rows asked of another replica because their worker was masked.",
+            |s| s.counters.redispatched,
+        ),
         ("sluice_late_tokens_total", "Tokens that came below their rank's frontier.", |s| s.counters.late),
         ("sluice_urgent_releases_total", "Queues released because a token had waited too long.", |s| {
             s.counters.urgent
         }),
         ("sluice_credit_stalls_total", "Rows that found no landing row free.", |s| s.counters.credit_stalls),
-        ("sluice_orphaned_rows_total", "Rows for an expert that nobody holds.", |s| s.counters.orphaned),
+        ("sluice_orphaned_rows_total", "Rows for an expert that nobody held when they were sent.", |s| {
+            s.counters.orphaned
+        }),
         ("sluice_sliced_rows_total", "Choices of experts asked in more than one slice.", |s| {
             s.counters.sliced
         }),

@@ -226,6 +226,10 @@ impl Running {
 }
 
 impl Engine for Fake {
+    fn fingerprint(&self) -> Arc<str> {
+        "fp_test".into()
+    }
+
     fn submit(&self, request: Generate, sink: EventSink) {
         self.seen.lock().unwrap().asked.push(request.clone());
         for choice in 0..request.choices {
@@ -268,7 +272,6 @@ pub(super) fn model() -> ServedModel {
         context: 512,
         vocab: VOCAB,
         eos: vec![EOS],
-        fingerprint: "fp_test".into(),
         defaults: GenerationDefaults::default(),
         created: 17,
     }

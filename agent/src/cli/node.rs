@@ -1,0 +1,208 @@
+//! The flags of processes that are one engine together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use sluice_core::hello::Role;
+
+use super::Invalid;
+use super::engine::{EngineArgs, LayoutArgs, ModelArgs};
+use super::front::{FrontArgs, ProcessArgs};
+use super::options::{GatewayOptions, NodeOptions, PlanOptions, WorkerOptions};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  Two workers and a gateway on one machine. workers.yaml lists the workers:
+    workers:
+    - {number: 0, name: a0, role: attention, address: \"127.0.0.1:7000\"}
+    - {number: 1, name: e0, role: experts, address: \"127.0.0.1:7001\"}
+
+    sluice-agent plan --workers workers.yaml > table.yaml
+    sluice-agent attention --name a0 --table table.yaml --tls off --peer-listen 127.0.0.1:7000 --admin-listen off
+    sluice-agent experts --name e0 --table table.yaml --tls off --peer-listen 127.0.0.1:7001 --admin-listen off
+    sluice-agent gateway --name g0 --table table.yaml --tls off
+
+The table is watched: who holds which expert, and who there is, may change at any time.";
+
+pub(super) const PLAN_EXAMPLES: &str = "\
+Examples:
+  sluice-agent plan --workers workers.yaml > table.yaml
+  sluice-agent plan --workers table.yaml --replicas 2 > newer.yaml    (generations rise)";
+
+/// What processes of one deployment have in common.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Deployment")]
+pub struct NodeArgs {
+    /// The name of this process in the table and in its certificate, the same over restarts.
+    #[arg(long, env = "SLUICE_NAME", value_name = "NAME")]
+    pub name: String,
+    /// The deployment: who belongs to another is not talked to.
+    #[arg(long, env = "SLUICE_DEPLOYMENT", default_value = "default/sluice", value_name = "NAMESPACE/NAME")]
+    pub deployment: String,
+    /// The placement table: workers, and who holds which expert (YAML; see `sluice-agent plan`). Watched.
+    #[arg(long, env = "SLUICE_TABLE", value_name = "FILE")]
+    pub table: PathBuf,
+    /// A directory with tls.crt, tls.key and ca.crt for mutual TLS between the processes, read again when they change.
+    /// The certificate names spiffe://sluice/ns/NAMESPACE/moe/NAME/role/ROLE/worker/NAME (gateways: .../role/gateway).
+    /// `off` for none: anybody who reaches the ports can then read and change what is served.
+    #[arg(long, env = "SLUICE_TLS", value_name = "DIR|off")]
+    pub tls: PathBuf,
+}
+
+impl NodeArgs {
+    fn check(&self) -> Result<NodeOptions, Invalid> {
+        let parts: Vec<&str> = self.deployment.split('/').collect();
+        if parts.len() != 2 || parts.iter().any(|p| p.is_empty()) {
+            return Err(Invalid(format!(
+                "--deployment {:?}: write NAMESPACE/NAME, as in default/sluice",
+                self.deployment
+            )));
+        }
+        if self.name.is_empty() {
+            return Err(Invalid(
+                "--name is empty: give the process the name that the table has for it".into(),
+            ));
+        }
+        Ok(NodeOptions {
+            name: self.name.clone(),
+            deployment: self.deployment.clone(),
+            table: self.table.clone(),
+            tls: (self.tls.as_os_str() != "off").then(|| self.tls.clone()),
+        })
+    }
+}
+
+/// The flags of `attention`, `experts` and `hybrid`.
+#[derive(Args, Clone, Debug)]
+pub struct WorkerArgs {
+    /// The process.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Where peers and gateways connect.
+    #[arg(
+        long,
+        env = "SLUICE_PEER_LISTEN",
+        default_value = "0.0.0.0:7070",
+        value_name = "ADDR",
+        help_heading = "Network"
+    )]
+    pub peer_listen: SocketAddr,
+    /// Experts (slices of experts) that there is room for. [default: what the table gives this worker at its start, and
+    /// half of that again]
+    #[arg(long, env = "SLUICE_SLOTS", value_name = "N", help_heading = "Parallelism")]
+    pub slots: Option<u32>,
+    /// Attention ranks that an expert worker has landing rows for.
+    #[arg(
+        long,
+        env = "SLUICE_MAX_RANKS",
+        default_value_t = 16,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=4096),
+        help_heading = "Parallelism"
+    )]
+    pub max_ranks: u32,
+    /// The engine.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// What every process has.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+impl WorkerArgs {
+    /// Checks what one flag alone cannot tell.
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn check(&self, role: Role) -> Result<WorkerOptions, Invalid> {
+        Ok(WorkerOptions {
+            node: self.node.check()?,
+            role,
+            model: self.model.source(),
+            engine: self.engine.check(&LayoutArgs::ALONE)?,
+            peer_listen: self.peer_listen,
+            admin_listen: self.process.admin_listen.0,
+            slots: self.slots,
+            max_ranks: self.max_ranks,
+            shutdown_grace: self.process.shutdown_grace,
+        })
+    }
+}
+
+/// The flags of `gateway`.
+#[derive(Args, Clone, Debug)]
+pub struct GatewayArgs {
+    /// The process.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The front.
+    #[command(flatten)]
+    pub front: FrontArgs,
+}
+
+impl GatewayArgs {
+    /// Checks what one flag alone cannot tell.
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn check(&self) -> Result<GatewayOptions, Invalid> {
+        let (front, traces) = self.front.check()?;
+        Ok(GatewayOptions { node: self.node.check()?, model: self.model.source(), front, traces })
+    }
+}
+
+/// The flags of `plan`.
+#[derive(Args, Clone, Debug)]
+pub struct PlanArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A table with the workers (YAML). If it has slices, those printed have higher generations.
+    #[arg(long, value_name = "FILE")]
+    pub workers: PathBuf,
+    /// Copies of every expert, on different workers.
+    #[arg(long, default_value_t = 1, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: u32,
+    /// Slices an expert is cut into. Divides --segments.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub slices: u8,
+    /// Segments of an expert's inner dimension: 1, 2, 4 or 8.
+    #[arg(long, default_value_t = 8, value_name = "G")]
+    pub segments: u8,
+    /// Slots of each worker. [default: as many as it takes]
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u32>,
+}
+
+impl PlanArgs {
+    /// Checks what one flag alone cannot tell.
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn check(&self) -> Result<PlanOptions, Invalid> {
+        if ![1, 2, 4, 8].contains(&self.segments) {
+            return Err(Invalid(format!("--segments {} is none of 1, 2, 4 and 8", self.segments)));
+        }
+        if self.slices == 0 || !self.segments.is_multiple_of(self.slices) {
+            return Err(Invalid(format!(
+                "--slices {} does not divide --segments {}: an expert is cut between segments only",
+                self.slices, self.segments
+            )));
+        }
+        Ok(PlanOptions {
+            model: self.model.source(),
+            workers: self.workers.clone(),
+            replicas: self.replicas,
+            slices: self.slices,
+            segments: self.segments,
+            slots: self.slots,
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! `gateway`: the OpenAI API before ranks in other processes, until it is told to stop.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sluice_core::front::RankLoad;
+use sluice_core::hello::{Hello, Role};
+use sluice_core::ids::{Attempt, Nanos, SeqKey, WorkerId};
+use sluice_core::sequence::Bind;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::admin::{AdminTask, Pages, stop_admin};
+use super::error::NodeError;
+use super::front::{gateway, listening, served_name};
+use super::listen::bind;
+use super::serve::Serving;
+use super::worker::{WIRE, incarnation, security};
+use super::{open_model, ranks::told};
+use crate::cli::GatewayOptions;
+use crate::gateway::{Keys, router, serve as listen};
+use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
+use crate::link::{LinkConfig, Lost, message};
+use crate::runtime::{FrontDoor, RankLink, start_front};
+use crate::sampling::Draw;
+use crate::table::{FileSource, Member, PlacementSource as _, Table};
+use crate::telemetry::Telemetry;
+use crate::transport::{Dialer, GreetError};
+
+/// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
+/// to be cut.
+///
+/// # Errors
+/// What could not be had; nothing is left running then.
+pub async fn run_gateway(
+    options: GatewayOptions,
+    ready: impl FnOnce(&Serving),
+    stop: impl Future<Output = ()>,
+) -> Result<usize, NodeError> {
+    let (listener, address) = bind(options.front.listen).await?;
+    let admin = match options.front.admin_listen {
+        Some(at) => Some(bind(at).await?),
+        None => None,
+    };
+    let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let security = Arc::new(security(&options.node, Role::Gateway)?);
+    let source = FileSource::open(&options.node.table)?;
+    let telemetry = Arc::new(Telemetry::new(0..0)?);
+    let pages = Arc::new(Pages {
+        telemetry: telemetry.clone(),
+        runtime: OnceLock::new(),
+        draining: AtomicBool::new(false),
+    });
+    let admin_at = admin.as_ref().map(|(_, at)| *at);
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
+    let from = options.model.clone();
+    let model = tokio::task::spawn_blocking(move || open_model(&from)).await??;
+
+    let (runtime, door) = start_front(options.front.max_queue as usize, telemetry.clone())?;
+    let runtime = Arc::new(runtime);
+    let _ = pages.runtime.set(runtime.clone());
+    let hello = Hello {
+        deployment: options.node.deployment.clone(),
+        worker: None,
+        name: options.node.name.clone(),
+        incarnation: incarnation(),
+        role: Role::Gateway,
+        wire: WIRE,
+        numerics: None,
+    };
+    let table = source.watch();
+    let dialer = Arc::new(Dialer::new(hello, Arc::clone(&security), table.clone()));
+    let renewing = tokio::spawn(async move { security.watch().await });
+    let following = tokio::spawn(follow(table, dialer, door));
+
+    let front = gateway(&model, runtime.clone(), &options.front, &telemetry)
+        .with_keys(keys)
+        .with_traces(options.traces.sample);
+    let numerics = runtime.numerics_id().as_ref().to_owned();
+    let model = served_name(&model, &options.front);
+    ready(&Serving { model, listen: address, admin: admin_at, numerics });
+    let mut lost = None;
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            why = runtime.lost() => lost = Some(why),
+        }
+        pages.draining.store(true, Ordering::Relaxed);
+    };
+    let cut = listen(listener, router(Arc::new(front)), listening(&options.front, &telemetry), stop).await;
+    if let Some(why) = lost {
+        stop_admin(admin).await?;
+        return Err(NodeError::Lost(why));
+    }
+    let grace = if cut == 0 { options.front.shutdown_grace } else { Duration::ZERO };
+    let drained = tokio::task::spawn_blocking(move || runtime.drain(grace)).await?;
+    if !drained {
+        tracing::warn!("sequences were cut at the end of the grace period");
+    }
+    following.abort();
+    renewing.abort();
+    stop_admin(admin).await?;
+    Ok(cut)
+}
+
+/// A link that ends with its rank's row in the table.
+struct Kept {
+    member: Member,
+    task: JoinHandle<()>,
+    door: FrontDoor,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.door.rank_down(self.member.number);
+    }
+}
+
+/// Keeps a link with each rank of the table.
+async fn follow(mut table: watch::Receiver<Arc<Table>>, dialer: Arc<Dialer>, door: FrontDoor) {
+    let mut links: HashMap<WorkerId, Kept> = HashMap::new();
+    loop {
+        let current = Arc::clone(&table.borrow_and_update());
+        links.retain(|_, kept| current.workers.contains(&kept.member));
+        for member in current.workers.iter().filter(|m| m.role.is_rank()) {
+            links.entry(member.number).or_insert_with(|| {
+                let task = tokio::spawn(keep(member.clone(), Arc::clone(&dialer), door.clone()));
+                Kept { member: member.clone(), task, door: door.clone() }
+            });
+        }
+        if table.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn keep(member: Member, dialer: Arc<Dialer>, door: FrontDoor) {
+    let numerics = Arc::new(std::sync::Mutex::new(String::new()));
+    let side = Arc::new(Side { rank: member.number, door, numerics: Arc::clone(&numerics) });
+    let rank = member.name.clone();
+    let incarnation = dialer.incarnation();
+    let dial = move || {
+        let (dialer, member, numerics) = (Arc::clone(&dialer), member.clone(), Arc::clone(&numerics));
+        async move {
+            let (hello, stream) = dialer.rank(&member).await.map_err(|e| dial_error(&e))?;
+            let id = hello.numerics.unwrap_or_default();
+            *numerics.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = id;
+            Ok(Dialed { stream, cohort: 0 })
+        }
+    };
+    Link { dial, side, rank, incarnation, config: LinkConfig::default() }.run().await;
+}
+
+fn dial_error(e: &GreetError) -> DialError {
+    match e {
+        GreetError::Io(io) | GreetError::Handshake(io) if io.kind() != ErrorKind::ConnectionRefused => {
+            DialError::Failed(e.to_string())
+        }
+        GreetError::Silent | GreetError::Garbage(_) => DialError::Failed(e.to_string()),
+        _ => DialError::Refused(e.to_string()),
+    }
+}
+
+/// What a link calls.
+struct Side {
+    rank: WorkerId,
+    door: FrontDoor,
+    numerics: Arc<std::sync::Mutex<String>>,
+}
+
+impl GatewaySide for Side {
+    fn now(&self) -> Nanos {
+        self.door.now()
+    }
+
+    fn up(&self, rank: Rank, _cohort: u64, load: RankLoad) {
+        let numerics = self.numerics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        self.door.rank_up(self.rank, &numerics, load, Arc::new(Remote(rank)));
+    }
+
+    fn down(&self, _why: &Lost) {
+        self.door.rank_down(self.rank);
+    }
+
+    fn told(&self, events: Vec<message::Told>) {
+        self.door.rank(self.rank, events.into_iter().map(told).collect(), None);
+    }
+
+    fn load(&self, load: RankLoad) {
+        self.door.rank(self.rank, vec![], Some(load));
+    }
+}
+
+/// A rank of another process.
+struct Remote(Rank);
+
+impl RankLink for Remote {
+    fn bind(&self, bind: Bind, draw: Draw) {
+        self.0.bind(bind, draw.sampling, draw.grammar.as_ref().map(|g| &**g.source()));
+    }
+
+    fn cancel(&self, seq: SeqKey, attempt: Attempt) {
+        self.0.cancel(seq, attempt);
+    }
+}

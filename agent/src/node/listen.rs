@@ -1,0 +1,14 @@
+//! Listeners: a port that is taken should be known before a large model is loaded.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use crate::gateway::ServeError;
+
+pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let fail = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
+}

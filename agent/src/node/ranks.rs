@@ -1,0 +1,81 @@
+//! The rank's end of its gateways' links.
+
+use std::sync::Arc;
+
+use sluice_core::front::RankLoad;
+use sluice_core::hello::Hello;
+use sluice_core::ids::{Attempt, GatewayId, Nanos, SeqKey, WorkerId};
+use sluice_core::sequence::Bind;
+
+use crate::link::message;
+use crate::link::rank::{Gateway, Gateways as Sessions, RankSide};
+use crate::runtime::{Clock, Door, FrontLink, Told};
+use crate::sampling::{CompiledGrammar, Draw, SamplingParams};
+use crate::transport::{Gateways, Stream};
+
+/// What links call.
+pub(super) struct Side {
+    pub door: Arc<dyn Door>,
+    pub clock: Clock,
+}
+
+impl RankSide for Side {
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn opened(&self, gateway: Gateway) {
+        self.door.front_up(gateway.id(), Arc::new(Remote(gateway)));
+    }
+
+    fn bind(&self, bind: Bind, sampling: Arc<SamplingParams>, grammar: Option<CompiledGrammar>) {
+        self.door.bind(bind, Draw { sampling, grammar, span: tracing::Span::none() });
+    }
+
+    fn cancel(&self, seq: SeqKey, attempt: Attempt) {
+        self.door.cancel(seq, attempt);
+    }
+
+    fn closed(&self, gateway: GatewayId) {
+        self.door.front_down(gateway);
+    }
+}
+
+/// A gateway of another process.
+struct Remote(Gateway);
+
+impl FrontLink for Remote {
+    fn rank(&self, _rank: WorkerId, events: Vec<Told>, load: Option<RankLoad>) {
+        if !events.is_empty() {
+            self.0.told(events.into_iter().map(said).collect());
+        }
+        if let Some(load) = load {
+            self.0.load(load);
+        }
+    }
+}
+
+fn said(told: Told) -> message::Told {
+    let Told { seq, attempt, event, logprobs } = told;
+    message::Told { seq, attempt, event, logprobs }
+}
+
+/// As the run time has it.
+pub(super) fn told(told: message::Told) -> Told {
+    let message::Told { seq, attempt, event, logprobs } = told;
+    Told { seq, attempt, event, logprobs }
+}
+
+/// Connections of gateways, as they come from the mesh.
+pub(super) struct Accepting(pub Arc<Sessions>);
+
+impl Gateways for Accepting {
+    fn connected(&self, gateway: &Hello, _wire: u16, stream: Stream) {
+        let (sessions, name) = (Arc::clone(&self.0), gateway.name.clone());
+        tokio::spawn(async move {
+            tracing::info!(gateway = name, "connected");
+            let end = sessions.serve(&name, stream).await;
+            tracing::info!(gateway = name, "disconnected: {end}");
+        });
+    }
+}

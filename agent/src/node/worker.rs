@@ -1,0 +1,231 @@
+//! `attention`, `experts` and `hybrid`: one worker, its connections and its pages, until it is told to stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sluice_core::hello::{Hello, Role, WireVersions};
+use sluice_core::ids::{Class, MILLI, WorkerId};
+use tokio::sync::watch;
+
+use super::admin::{AdminTask, WorkerPages};
+use super::error::NodeError;
+use super::front::grammars;
+use super::listen::bind;
+use super::open_model;
+use super::ranks::{Accepting, Side};
+use crate::cli::{NodeOptions, WorkerOptions};
+use crate::gateway::Admin;
+use crate::link::LinkConfig;
+use crate::link::rank::Gateways as Sessions;
+use crate::runtime::{Door, Room, Solo, SoloWanted, launch_solo};
+use crate::table::{FileSource, PlacementSource as _, Table};
+use crate::telemetry::Telemetry;
+use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
+
+/// What this build speaks between processes. The oldest is that of the release before.
+pub(super) const WIRE: WireVersions = WireVersions { min: 1, max: 1 };
+/// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
+const PATIENCE: u64 = 200 * MILLI;
+/// How often a draining worker is asked whether it holds anything.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where a worker is.
+#[derive(Clone, Debug)]
+pub struct WorkerServing {
+    /// Its name.
+    pub name: String,
+    /// Peers and gateways.
+    pub peers: SocketAddr,
+    /// Health, metrics, pressure.
+    pub admin: Option<SocketAddr>,
+    /// The hash of all that decides the bits.
+    pub numerics: String,
+}
+
+/// Runs until `stop` resolves; then what is held may finish, or is handed over, within the grace period.
+///
+/// # Errors
+/// What could not be had; nothing is left running then.
+pub async fn run_worker(
+    options: WorkerOptions,
+    ready: impl FnOnce(&WorkerServing),
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let (listener, peers) = bind(options.peer_listen).await?;
+    let admin = match options.admin_listen {
+        Some(at) => Some(bind(at).await?),
+        None => None,
+    };
+    let security = Arc::new(security(&options.node, options.role)?);
+    let source = Arc::new(FileSource::open(&options.node.table)?);
+    let table = source.watch();
+    let own = own(&options, &table.borrow())?;
+    let telemetry = Arc::new(Telemetry::new(own.0..own.0 + 1)?);
+    let pages = Arc::new(WorkerPages::new(telemetry.clone()));
+    let admin_at = admin.as_ref().map(|(_, at)| *at);
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
+
+    let now = Arc::clone(&table.borrow());
+    let Loaded { solo, sessions } = load(&options, &now, own, telemetry).await?;
+    let door = solo.door();
+    let gateways = sessions.map(|s| Arc::new(Accepting(Arc::new(s))) as Arc<dyn Gateways>);
+    let shown = pages.clone();
+    let pressure = Arc::new(move || Admin::pressure(&*shown));
+    let hello = Hello {
+        deployment: options.node.deployment.clone(),
+        worker: Some(own),
+        name: options.node.name.clone(),
+        incarnation: incarnation(),
+        role: options.role,
+        wire: WIRE,
+        numerics: Some(solo.numerics_id().to_owned()),
+    };
+    let mesh = Mesh::start(
+        listener,
+        table.clone(),
+        MeshConfig {
+            hello,
+            security,
+            door: Arc::clone(&door),
+            row_len: solo.row_len(),
+            prefill: Class(options.engine.waves),
+            all_pairs: solo.plan().config.policy == sluice_core::config::Policy::Sync,
+            pages: Arc::new(crate::transport::Pages { source: Arc::clone(&source), pressure }),
+            gateways,
+        },
+    );
+    let placing = tokio::spawn(place(table.clone(), Arc::clone(&door)));
+    let numerics = solo.numerics_id().to_owned();
+    ready(&WorkerServing { name: options.node.name.clone(), peers, admin: admin_at, numerics });
+    let lost = tokio::select! {
+        () = stop => None,
+        why = solo.lost() => Some(why),
+    };
+    pages.draining.store(true, Ordering::Relaxed);
+    if lost.is_none() {
+        drain(&options, own, &table, &pages, &*door).await;
+    }
+    placing.abort();
+    drop(mesh);
+    tokio::task::spawn_blocking(move || drop(solo)).await?;
+    if let Some(admin) = admin {
+        admin.stop().await?;
+    }
+    lost.map_or(Ok(()), |why| Err(NodeError::Lost(why)))
+}
+
+/// TLS as the options want it.
+pub(super) fn security(node: &NodeOptions, role: Role) -> Result<Security, NodeError> {
+    match &node.tls {
+        Some(dir) => {
+            let security = Security::from_dir(dir)?;
+            let worker = Some(node.name.clone());
+            security.check(&Identity { deployment: node.deployment.clone(), role, worker })?;
+            Ok(security)
+        }
+        None => {
+            tracing::warn!("--tls off: whoever reaches the ports can read and change what is served");
+            Ok(Security::Off)
+        }
+    }
+}
+
+/// Rises with each start, as long as the clock does not go back by more than a restart takes.
+pub(super) fn incarnation() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The number that the table has for this process.
+fn own(options: &WorkerOptions, table: &Table) -> Result<WorkerId, NodeError> {
+    let name = &options.node.name;
+    match table.member(name) {
+        Some(m) if m.role == options.role => Ok(m.number),
+        Some(m) => Err(NodeError::Table(format!(
+            "the table has {name} as {:?}, and this process is {:?}",
+            m.role, options.role
+        ))),
+        None => Err(NodeError::Table(format!(
+            "the table {} has no worker {name:?}: add it, or give --name",
+            options.node.table.display()
+        ))),
+    }
+}
+
+/// A worker, and its end of gateways' links if it is a rank.
+struct Loaded {
+    solo: Solo,
+    sessions: Option<Sessions>,
+}
+
+async fn load(
+    options: &WorkerOptions,
+    table: &Table,
+    own: WorkerId,
+    telemetry: Arc<Telemetry>,
+) -> Result<Loaded, NodeError> {
+    let held = table.slices.iter().flat_map(|s| &s.replicas).filter(|r| r.worker == own).count() as u32;
+    let room = Room {
+        is_rank: options.role.is_rank(),
+        is_host: options.role.is_host(),
+        slots: options.slots.unwrap_or(held + held.div_ceil(2)),
+        ranks: options.max_ranks,
+        pages: 0,
+        threads: 1,
+        patience: PATIENCE,
+    };
+    let (source, engine) = (options.model.clone(), options.engine.clone());
+    tokio::task::spawn_blocking(move || {
+        let model = open_model(&source)?;
+        let solo = launch_solo(&model.weights, &engine, SoloWanted { id: own, room }, telemetry)?;
+        let sessions = room.is_rank.then(|| {
+            let side = Arc::new(Side { door: solo.door(), clock: solo.clock() });
+            // What a gateway lets through is compiled here, however large its limit is.
+            let compiler = grammars(&model, usize::MAX);
+            Sessions::new(side, model.spec.vocab, compiler, LinkConfig::default())
+        });
+        Ok(Loaded { solo, sessions })
+    })
+    .await?
+}
+
+/// Tells the worker each newer slice.
+async fn place(mut table: watch::Receiver<Arc<Table>>, door: Arc<dyn Door>) {
+    loop {
+        let current = Arc::clone(&table.borrow_and_update());
+        current.slices.iter().for_each(|slice| door.placement(Arc::clone(slice)));
+        if table.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A rank gives its sequences back, and leaves when all are with their gateways. A worker leaves when nobody depends on
+/// it alone: its peers then ask elsewhere for what it still holds.
+async fn drain(
+    options: &WorkerOptions,
+    own: WorkerId,
+    table: &watch::Receiver<Arc<Table>>,
+    pages: &WorkerPages,
+    door: &dyn Door,
+) {
+    let end = Instant::now() + options.shutdown_grace;
+    if options.role.is_rank() {
+        door.hand_back();
+    }
+    loop {
+        door.report();
+        tokio::time::sleep(LOOK_EVERY).await;
+        let holds = options.role.is_rank() && pages.has_sequences();
+        if !holds && !table.borrow().depends_on(own) {
+            return;
+        }
+        if Instant::now() >= end {
+            tracing::warn!("the grace period is over; what is still held here is asked elsewhere, or waits");
+            return;
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Tables as text: YAML, or JSON, which is YAML.
+//!
+//! ```yaml
+//! workers:
+//! - {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
+//! - {number: 1, name: e0, role: experts, address: "10.0.0.2:7070"}
+//! slices:
+//! - blocks: [0, 4]        # first, and one past the last
+//!   generation: 1         # rises whenever rows of this slice change
+//!   units:
+//!   - {worker: e0, block: 0, expert: 5, slice: [0, 8], state: Active, fraction: 1.0}
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sluice_core::ids::{Slice, Unit, WorkerId};
+use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
+
+use super::{Member, Table};
+use crate::transport::{role_name, role_of};
+
+/// Numbers of workers are indices: a table with larger ones is a mistake.
+const NUMBERS: u32 = 1 << 16;
+
+/// A table that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// Not YAML, or not of this form.
+    #[error("it is not a placement table: {0}")]
+    Form(String),
+    /// A worker.
+    #[error("worker {name:?}: {why}")]
+    Worker {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A row.
+    #[error("slices[{slice}].units[{unit}]: {why}")]
+    Unit {
+        /// The slice's index.
+        slice: usize,
+        /// The row's index.
+        unit: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// A slice.
+    #[error("slices[{slice}]: {why}")]
+    Slice {
+        /// Its index.
+        slice: usize,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableText {
+    workers: Vec<WorkerText>,
+    #[serde(default)]
+    slices: Vec<SliceText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkerText {
+    number: u32,
+    name: String,
+    role: String,
+    address: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SliceText {
+    blocks: [u16; 2],
+    generation: u64,
+    units: Vec<UnitText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitText {
+    worker: String,
+    block: u16,
+    expert: u16,
+    slice: [u8; 2],
+    #[serde(default)]
+    state: StateText,
+    #[serde(default = "whole")]
+    fraction: f32,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+enum StateText {
+    Joining,
+    #[default]
+    Active,
+    Draining,
+}
+
+fn whole() -> f32 {
+    1.0
+}
+
+/// Reads a table.
+///
+/// # Errors
+/// What is wrong, and where.
+pub fn parse(text: &str) -> Result<Table, TableError> {
+    let table: TableText = serde_saphyr::from_str(text).map_err(|e| TableError::Form(e.to_string()))?;
+    let mut workers: Vec<Member> = vec![];
+    for w in table.workers {
+        let wrong = |why: String| TableError::Worker { name: w.name.clone(), why };
+        if w.name.is_empty() || workers.iter().any(|o| o.name == w.name || o.number.0 == w.number) {
+            return Err(wrong(format!("its name is empty, or name or number {} are used twice", w.number)));
+        }
+        if w.number >= NUMBERS {
+            return Err(wrong(format!("number {} is too large: count from 0", w.number)));
+        }
+        let role = role_of(&w.role).filter(|r| r.is_rank() || r.is_host());
+        let role =
+            role.ok_or_else(|| wrong(format!("role {:?} is none of attention, experts, hybrid", w.role)))?;
+        workers.push(Member { number: WorkerId(w.number), name: w.name, role, address: w.address });
+    }
+    let numbers: BTreeMap<&str, WorkerId> =
+        workers.iter().filter(|w| w.role.is_host()).map(|w| (w.name.as_str(), w.number)).collect();
+    let mut slices = vec![];
+    let mut end = 0;
+    for (index, s) in table.slices.iter().enumerate() {
+        let wrong = |why: &str| TableError::Slice { slice: index, why: why.into() };
+        if s.blocks[0] >= s.blocks[1] || s.blocks[0] < end {
+            return Err(wrong(
+                "blocks are [first, one past the last], in order, and no block is in two slices",
+            ));
+        }
+        if s.generation == 0 {
+            return Err(wrong("generations begin at 1"));
+        }
+        end = s.blocks[1];
+        slices.push(Arc::new(slice(index, s, &numbers)?));
+    }
+    Ok(Table { workers, slices })
+}
+
+fn slice(
+    index: usize,
+    s: &SliceText,
+    numbers: &BTreeMap<&str, WorkerId>,
+) -> Result<PlacementSlice, TableError> {
+    let blocks = s.blocks[0]..s.blocks[1];
+    let mut seen = BTreeSet::new();
+    let row = |(i, u): (usize, &UnitText)| {
+        let wrong = |why: String| TableError::Unit { slice: index, unit: i, why };
+        let worker = *numbers
+            .get(u.worker.as_str())
+            .ok_or_else(|| wrong(format!("{:?} is no worker of this table that holds experts", u.worker)))?;
+        if !blocks.contains(&u.block) {
+            return Err(wrong(format!("block {} is not of this slice", u.block)));
+        }
+        let [lo, hi] = u.slice;
+        if lo >= hi || hi > 8 {
+            return Err(wrong(format!("slice [{lo}, {hi}] is no range of the (at most 8) segments")));
+        }
+        if !(u.fraction.is_finite() && u.fraction >= 0.0) {
+            return Err(wrong(format!("fraction {} is no part of anything", u.fraction)));
+        }
+        let unit = Unit { block: u.block, expert: u.expert, slice: Slice { lo, hi } };
+        if !seen.insert((worker, unit)) {
+            return Err(wrong(format!("{} holds this unit already", u.worker)));
+        }
+        let state = match u.state {
+            StateText::Joining => ReplicaState::Joining,
+            StateText::Active => ReplicaState::Active,
+            StateText::Draining => ReplicaState::Draining,
+        };
+        Ok(Replica { worker, unit, state, fraction: u.fraction })
+    };
+    let replicas = s.units.iter().enumerate().map(row).collect::<Result<_, _>>()?;
+    Ok(PlacementSlice { blocks: s.blocks[0]..s.blocks[1], generation: s.generation, replicas })
+}
+
+/// Writes a table, one row a line.
+pub fn render(table: &Table) -> String {
+    let name = |n: WorkerId| table.workers.iter().find(|w| w.number == n).map_or("", |w| &w.name);
+    let line = |value: serde_json::Value| value.to_string();
+    let mut out = String::from("workers:\n");
+    for w in &table.workers {
+        let text = WorkerText {
+            number: w.number.0,
+            name: w.name.clone(),
+            role: role_name(w.role).into(),
+            address: w.address.clone(),
+        };
+        out += &format!("- {}\n", line(serde_json::to_value(text).unwrap_or_default()));
+    }
+    out += if table.slices.is_empty() { "slices: []\n" } else { "slices:\n" };
+    for s in &table.slices {
+        out += &format!("- blocks: [{}, {}]\n  generation: {}\n", s.blocks.start, s.blocks.end, s.generation);
+        out += if s.replicas.is_empty() { "  units: []\n" } else { "  units:\n" };
+        for r in &s.replicas {
+            let text = UnitText {
+                worker: name(r.worker).into(),
+                block: r.unit.block,
+                expert: r.unit.expert,
+                slice: [r.unit.slice.lo, r.unit.slice.hi],
+                state: match r.state {
+                    ReplicaState::Joining => StateText::Joining,
+                    ReplicaState::Active => StateText::Active,
+                    ReplicaState::Draining => StateText::Draining,
+                },
+                fraction: r.fraction,
+            };
+            out += &format!("  - {}\n", line(serde_json::to_value(text).unwrap_or_default()));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+workers:
+- {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
+- {number: 7, name: e0, role: experts, address: "10.0.0.2:7070"}
+slices:
+- blocks: [0, 2]
+  generation: 3
+  units:
+  - {worker: e0, block: 0, expert: 5, slice: [0, 8], state: Joining, fraction: 0.5}
+  - {worker: e0, block: 1, expert: 5, slice: [0, 8]}
+- blocks: [2, 3]
+  generation: 1
+  units: []
+"#;
+
+    #[test]
+    fn what_is_written_is_what_was_read() {
+        let table = parse(TEXT).unwrap();
+        assert_eq!(table.slices[0].replicas[1].state, ReplicaState::Active);
+        assert_eq!(table.slices[0].replicas[0].worker, WorkerId(7));
+        assert_eq!(parse(&render(&table)).unwrap(), table);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let with = |from: &str, to: &str| parse(&TEXT.replace(from, to)).unwrap_err().to_string();
+        for (from, to, says) in [
+            ("worker: e0, block: 1", "worker: a0, block: 1", "slices[0].units[1]: \"a0\""),
+            ("block: 1, expert: 5", "block: 2, expert: 5", "block 2 is not of this slice"),
+            ("block: 1, expert", "block: 0, expert", "already"),
+            ("slice: [0, 8]}", "slice: [8, 8]}", "slice [8, 8]"),
+            ("fraction: 0.5", "fraction: -1", "fraction"),
+            ("number: 7", "number: 0", "e0"),
+            ("role: experts", "role: gateway", "gateway"),
+            ("blocks: [2, 3]", "blocks: [1, 3]", "slices[1]"),
+            ("generation: 1", "generation: 0", "begin at 1"),
+            ("name: e0", "nome: e0", "nome"),
+            ("workers:", "workers: [", "not a placement table"),
+        ] {
+            let said = with(from, to);
+            assert!(said.contains(says), "{from} -> {to}: {said}");
+        }
+    }
+}

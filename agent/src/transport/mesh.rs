@@ -1,0 +1,378 @@
+//! All connections of one worker: it dials the peers with higher numbers, is dialled by those with lower ones and by
+//! gateways, and follows the table.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use sluice_core::event::PeerUp;
+use sluice_core::hello::{Hello, Members, Role};
+use sluice_core::ids::{Class, WorkerId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::greet::{self, Book, GreetError, Met, PATIENCE, Purpose};
+use super::identity::Identity;
+use super::pages::{self, Pages};
+use super::pair::{self, Format};
+use super::stream::Stream;
+use super::tls::{Accepted, Security};
+use crate::runtime::Door;
+use crate::table::{Member, Table};
+
+/// Connections whose hello is not over, at most.
+const GREETING: usize = 256;
+/// A peer that cannot be reached is tried again after at least, and at most, so long.
+const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// A peer that stays away is complained of so often.
+const COMPLAIN: Duration = Duration::from_secs(30);
+
+/// Where a gateway's connections go.
+pub trait Gateways: Send + Sync {
+    /// A gateway has connected. `is_new`: it started anew since it was met.
+    fn connected(&self, gateway: &Hello, wire: u16, stream: Stream);
+}
+
+/// What a mesh is told at its start.
+pub struct MeshConfig {
+    /// The own hello.
+    pub hello: Hello,
+    /// TLS, or not.
+    pub security: Arc<Security>,
+    /// The worker.
+    pub door: Arc<dyn Door>,
+    /// Numbers in a row that travels.
+    pub row_len: usize,
+    /// The class of prefill.
+    pub prefill: Class,
+    /// Whether workers without attention talk to each other too, as barriers need it.
+    pub all_pairs: bool,
+    /// Pages for peers, on the same listener.
+    pub pages: Arc<Pages>,
+    /// Who takes gateways; a worker without attention takes none.
+    pub gateways: Option<Arc<dyn Gateways>>,
+}
+
+impl std::fmt::Debug for MeshConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MeshConfig").field("hello", &self.hello).finish_non_exhaustive()
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Dials ranks for a gateway.
+#[derive(Debug)]
+pub struct Dialer {
+    members: Mutex<Members>,
+    security: Arc<Security>,
+    table: watch::Receiver<Arc<Table>>,
+    incarnation: u64,
+}
+
+impl Dialer {
+    /// Of the gateway of this hello.
+    pub fn new(hello: Hello, security: Arc<Security>, table: watch::Receiver<Arc<Table>>) -> Self {
+        let incarnation = hello.incarnation;
+        Self { members: Mutex::new(Members::new(hello)), security, table, incarnation }
+    }
+
+    /// The gateway's own.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Connects to a rank.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn rank(&self, member: &Member) -> Result<(Hello, Stream), GreetError> {
+        let opened = open(&self.security, &self.members, self, member, Purpose::Gateway);
+        timeout(PATIENCE, opened).await.unwrap_or(Err(GreetError::Silent))
+    }
+}
+
+impl Book for Dialer {
+    fn number(&self, name: &str) -> Option<WorkerId> {
+        self.table.borrow().member(name).map(|m| m.number)
+    }
+}
+
+/// Connects to a worker of the table, and meets it.
+async fn open(
+    security: &Security,
+    members: &Mutex<Members>,
+    book: &dyn Book,
+    member: &Member,
+    purpose: Purpose,
+) -> Result<(Hello, Stream), GreetError> {
+    let tcp = TcpStream::connect(&member.address).await?;
+    tcp.set_nodelay(true)?;
+    let (mut stream, certificate) = security.connect(tcp).await.map_err(GreetError::Handshake)?;
+    let met = greet::dial(&mut stream, certificate.as_ref(), members, book, &member.name, purpose).await?;
+    Ok((met.hello, stream))
+}
+
+/// The running connections. Dropping it closes them.
+#[derive(Debug)]
+pub struct Mesh {
+    _tasks: [Task; 3],
+    inner: Arc<Inner>,
+}
+
+impl Mesh {
+    /// Starts to listen and to dial.
+    pub fn start(listener: TcpListener, table: watch::Receiver<Arc<Table>>, config: MeshConfig) -> Self {
+        let security = Arc::clone(&config.security);
+        let inner = Arc::new(Inner {
+            members: Mutex::new(Members::new(config.hello.clone())),
+            table: table.clone(),
+            pages: pages::router(Arc::clone(&config.pages)),
+            format: Format { row_len: config.row_len, prefill: config.prefill },
+            config,
+            halves: Mutex::default(),
+            pairs: Mutex::default(),
+        });
+        let tasks = [
+            Task(tokio::spawn(async move { security.watch().await })),
+            Task(tokio::spawn(Arc::clone(&inner).listen(listener))),
+            Task(tokio::spawn(Arc::clone(&inner).follow(table))),
+        ];
+        Self { _tasks: tasks, inner }
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.inner.lose_all_but(&[]);
+    }
+}
+
+/// A connection that was accepted.
+enum Greeted {
+    Peer(Box<Met>, Stream),
+    Pages(Stream, Option<Identity>),
+}
+
+/// One half of a pair that a peer dials.
+#[derive(Debug)]
+struct Half {
+    epoch: u32,
+    since: Instant,
+    control: Option<Stream>,
+    data: Option<Stream>,
+}
+
+/// The pair that stands with a peer: at most one at a time.
+#[derive(Clone, Debug, Default)]
+struct Current {
+    severed: Arc<Notify>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: MeshConfig,
+    pages: Router,
+    members: Mutex<Members>,
+    table: watch::Receiver<Arc<Table>>,
+    format: Format,
+    halves: Mutex<HashMap<WorkerId, Half>>,
+    pairs: Mutex<HashMap<WorkerId, Current>>,
+}
+
+impl Book for Inner {
+    fn number(&self, name: &str) -> Option<WorkerId> {
+        self.table.borrow().member(name).map(|m| m.number)
+    }
+}
+
+impl Inner {
+    fn own(&self) -> WorkerId {
+        self.config.hello.worker.unwrap_or(WorkerId(u32::MAX))
+    }
+
+    /// Whether two workers have something to say to each other.
+    fn talks_to(&self, role: Role) -> bool {
+        role != Role::Gateway && (self.config.all_pairs || role.is_rank() || self.config.hello.role.is_rank())
+    }
+
+    async fn listen(self: Arc<Self>, listener: TcpListener) {
+        let greeting = Arc::new(Semaphore::new(GREETING));
+        loop {
+            let Ok(turn) = Arc::clone(&greeting).acquire_owned().await else { return };
+            let (tcp, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    tracing::warn!("a connection of a peer could not be accepted: {e}");
+                    tokio::time::sleep(RETRY[0]).await;
+                    continue;
+                }
+            };
+            let inner = Arc::clone(&self);
+            tokio::spawn(async move {
+                let met = timeout(PATIENCE, inner.greet(tcp)).await.unwrap_or(Err(GreetError::Silent));
+                drop(turn);
+                match met {
+                    Ok(Greeted::Peer(met, stream)) => inner.take(*met, stream),
+                    Ok(Greeted::Pages(stream, caller)) => {
+                        pages::serve(inner.pages.clone(), stream, caller).await;
+                    }
+                    Err(why) => tracing::warn!(%from, "a peer is not talked to: {why}"),
+                }
+            });
+        }
+    }
+
+    async fn greet(&self, tcp: TcpStream) -> Result<Greeted, GreetError> {
+        tcp.set_nodelay(true)?;
+        let accepted = self.config.security.accept(tcp).await.map_err(GreetError::Handshake)?;
+        let Accepted { mut stream, identity, is_http } = accepted;
+        let ours = &self.config.hello.deployment;
+        if let Some(certificate) = identity.as_ref().filter(|i| i.deployment != *ours) {
+            return Err(GreetError::Foreign { certificate: certificate.to_string(), ours: ours.clone() });
+        }
+        if is_http {
+            return Ok(Greeted::Pages(stream, identity));
+        }
+        let met = greet::answer(&mut stream, identity.as_ref(), &self.members, self).await?;
+        Ok(Greeted::Peer(Box::new(met), stream))
+    }
+
+    /// A connection of a peer that was taken.
+    fn take(self: &Arc<Self>, met: Met, stream: Stream) {
+        let (worker, epoch, is_data) = match (met.purpose, met.hello.worker) {
+            (Purpose::Gateway, _) => {
+                match &self.config.gateways {
+                    Some(g) if met.hello.role == Role::Gateway => {
+                        g.connected(&met.hello, met.taken.wire, stream);
+                    }
+                    _ => tracing::warn!(
+                        peer = met.hello.name,
+                        "it takes this worker for a rank, or itself for a gateway"
+                    ),
+                }
+                return;
+            }
+            (Purpose::Control { epoch }, Some(worker)) => (worker, epoch, false),
+            (Purpose::Data { epoch }, Some(worker)) => (worker, epoch, true),
+            (_, None) => return,
+        };
+        if worker >= self.own() {
+            tracing::warn!(peer = met.hello.name, "it dials, and it is this side's turn to");
+            return;
+        }
+        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        halves.retain(|_, h| h.since.elapsed() < PATIENCE);
+        let new = || Half { epoch, since: Instant::now(), control: None, data: None };
+        let half = halves.entry(worker).or_insert_with(new);
+        if half.epoch != epoch {
+            *half = new();
+        }
+        *(if is_data { &mut half.data } else { &mut half.control }) = Some(stream);
+        if half.control.is_some() && half.data.is_some() {
+            let whole = halves.remove(&worker);
+            drop(halves);
+            if let Some(Half { control: Some(control), data: Some(data), .. }) = whole {
+                tokio::spawn(Arc::clone(self).pair(met.hello, epoch, control, data));
+            }
+        }
+    }
+
+    /// Runs a pair in place of the one before.
+    async fn pair(self: Arc<Self>, peer: Hello, epoch: u32, control: Stream, data: Stream) {
+        let Some(worker) = peer.worker else { return };
+        let Current { severed, turn } = self.replace(worker);
+        let _turn = turn.lock().await;
+        let up = PeerUp { worker, epoch, is_rank: peer.role.is_rank(), is_host: peer.role.is_host() };
+        tracing::info!(peer = peer.name, epoch, "connected");
+        let ended = pair::run(control, data, up, self.format, Arc::clone(&self.config.door), severed).await;
+        tracing::info!(peer = peer.name, epoch, "disconnected: {ended}");
+    }
+
+    /// A new pair with a worker: the one before ends, and its turn with it.
+    fn replace(&self, worker: WorkerId) -> Current {
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pairs.remove(&worker);
+        if let Some(before) = &before {
+            before.severed.notify_one();
+        }
+        let current = Current { severed: Arc::default(), turn: before.map(|b| b.turn).unwrap_or_default() };
+        pairs.insert(worker, current.clone());
+        current
+    }
+
+    /// Dials whom the table names, and lets go whom it no longer does.
+    async fn follow(self: Arc<Self>, mut table: watch::Receiver<Arc<Table>>) {
+        let mut dialled: HashMap<WorkerId, (Member, Task)> = HashMap::new();
+        loop {
+            let current = Arc::clone(&table.borrow_and_update());
+            dialled.retain(|_, (member, _)| current.workers.contains(member));
+            for member in &current.workers {
+                let due = member.number > self.own() && self.talks_to(member.role);
+                if due && !dialled.contains_key(&member.number) {
+                    let task = Task(tokio::spawn(Arc::clone(&self).dial(member.clone())));
+                    dialled.insert(member.number, (member.clone(), task));
+                }
+            }
+            self.lose_all_but(&current.workers);
+            if table.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn lose_all_but(&self, members: &[Member]) {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).retain(|worker, pair| {
+            let stays = members.iter().any(|m| m.number == *worker);
+            if !stays {
+                pair.severed.notify_one();
+            }
+            stays
+        });
+    }
+
+    /// Keeps a pair with one peer.
+    async fn dial(self: Arc<Self>, member: Member) {
+        let (mut pause, mut complained) = (RETRY[0], None::<Instant>);
+        loop {
+            match timeout(2 * PATIENCE, self.connect(&member)).await.unwrap_or(Err(GreetError::Silent)) {
+                Ok((peer, epoch, control, data)) => {
+                    (pause, complained) = (RETRY[0], None);
+                    Arc::clone(&self).pair(peer, epoch, control, data).await;
+                }
+                Err(why) => {
+                    if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                        complained = Some(Instant::now());
+                        tracing::warn!(
+                            peer = member.name,
+                            address = member.address,
+                            "cannot be reached: {why}"
+                        );
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY[1]);
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, member: &Member) -> Result<(Hello, u32, Stream, Stream), GreetError> {
+        let epoch = rand::random_range(1..=u32::MAX);
+        let open = |purpose| open(&self.config.security, &self.members, self, member, purpose);
+        let (peer, control) = open(Purpose::Control { epoch }).await?;
+        let (_, data) = open(Purpose::Data { epoch }).await?;
+        Ok((peer, epoch, control, data))
+    }
+}

@@ -1,0 +1,25 @@
+//! The data plane between processes: mutual TLS, hellos, and for each pair of workers a data and a control connection.
+//!
+//! ```text
+//! worker thread --PeerLink--> outbox --writer task--> TLS/TCP --reader task--> Door --> worker thread
+//! ```
+//!
+//! Who is taken is decided in `sluice_core::hello`, when a peer is silent for too long in `sluice_core::silence`, what
+//! follows from the loss of one in `sluice_core`'s worker. Here are sockets, tasks and clocks.
+
+mod greet;
+mod identity;
+mod mesh;
+mod outbox;
+mod pages;
+mod pair;
+mod stream;
+mod tls;
+
+pub use greet::{Card, GreetError, Purpose};
+pub use identity::{Identity, IdentityError};
+pub(crate) use identity::{role_name, role_of};
+pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};
+pub use pages::Pages;
+pub use stream::Stream;
+pub use tls::{Security, TlsError};

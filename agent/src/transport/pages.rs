@@ -1,0 +1,100 @@
+//! HTTP on the peer listener, for who has a certificate of the deployment: pressure for gateways and the operator, the
+//! placement for the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use sluice_core::hello::Role;
+
+use super::identity::Identity;
+use super::stream::Stream;
+use crate::table::{FileSource, LARGEST, PlacementSource as _, Why, render};
+
+/// A request's head has to come within this.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// What is shown to peers.
+pub struct Pages {
+    /// Where the placement is kept.
+    pub source: Arc<FileSource>,
+    /// The page of pressure.
+    pub pressure: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// The pages, for whom they are meant.
+pub(super) fn router(pages: Arc<Pages>) -> Router {
+    let operator = Router::new()
+        .route("/v1/placement", put(place))
+        .route_layer(axum::middleware::from_fn(|r, n| only(&[Role::Operator], r, n)));
+    let both = Router::new()
+        .route("/v1/placement", get(placement))
+        .route("/v1/pressure", get(pressure))
+        .route_layer(axum::middleware::from_fn(|r, n| only(&[Role::Operator, Role::Gateway], r, n)));
+    operator.merge(both).layer(DefaultBodyLimit::max(LARGEST)).with_state(pages)
+}
+
+/// Whom the certificate is for; nobody without TLS.
+#[derive(Clone)]
+struct Caller(Option<Identity>);
+
+async fn only(roles: &'static [Role], request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>().and_then(|c| c.0.as_ref()) {
+        Some(who) if !roles.contains(&who.role) => {
+            (StatusCode::FORBIDDEN, format!("this is not for {who}\n")).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn place(State(pages): State<Arc<Pages>>, text: String) -> Response {
+    let source = Arc::clone(&pages.source);
+    match tokio::task::spawn_blocking(move || source.replace(text)).await {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(e)) => {
+            let status = match e.why {
+                Why::Stale(_) => StatusCode::CONFLICT,
+                Why::Table(_) | Why::Large(_) => StatusCode::BAD_REQUEST,
+                Why::Read(_) | Why::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            (status, format!("{e}\n")).into_response()
+        }
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
+    }
+}
+
+async fn placement(State(pages): State<Arc<Pages>>) -> String {
+    let table = Arc::clone(&pages.source.watch().borrow());
+    render(&table)
+}
+
+async fn pressure(State(pages): State<Arc<Pages>>) -> Response {
+    match tokio::task::spawn_blocking(move || (pages.pressure)()).await {
+        Ok(page) => axum::Json(page).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
+    }
+}
+
+/// Serves one connection.
+pub(super) async fn serve(router: Router, stream: Stream, caller: Option<Identity>) {
+    let router = router.layer(axum::Extension(Caller(caller)));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    if let Err(e) = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await {
+        tracing::debug!("a connection for pages broke: {e}");
+    }
+}

@@ -1,0 +1,225 @@
+//! A pair of connections with one worker, from its hello until it breaks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use sluice_core::event::PeerUp;
+use sluice_core::frame::{Body, Channel, Frame};
+use sluice_core::ids::{Class, MILLI, WorkerId};
+use sluice_core::silence::{Silence, SilenceConfig};
+use sluice_wire::{Assembly, Lane, Message, decode, encode, message::encode_beat};
+use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader, ReadHalf};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use zerocopy::IntoBytes as _;
+
+use super::outbox::Outbox;
+use super::stream::Stream;
+use crate::runtime::{Clock, Door, PeerLink, Slab};
+
+const BEAT: Duration = Duration::from_millis(50);
+/// A silent cut is noticed within a second; a peer on a crowded machine has the time that it usually takes.
+const SILENCE: SilenceConfig = SilenceConfig { beat: 50 * MILLI, least: 400 * MILLI, most: 5_000 * MILLI };
+/// A message is a batch of rows: none has more bytes.
+const LONGEST: usize = 256 << 20;
+/// Bytes that have arrived and wait for the worker, over both lanes: beyond that the socket is left unread.
+const WAITING: usize = 64 << 20;
+/// Returns of more bytes go behind decode batches.
+const BULK: usize = 256 << 10;
+
+/// What all pairs of a worker have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Format {
+    /// Numbers in a row.
+    pub row_len: usize,
+    /// The class of prefill.
+    pub prefill: Class,
+}
+
+/// Why a pair ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the {0:?} connection broke: {1}")]
+    Broke(Channel, std::io::Error),
+    #[error("what came on the {0:?} connection cannot be understood: {1}")]
+    Garbage(Channel, String),
+    #[error("nothing was heard for {} ms", .0.as_millis())]
+    Silent(Duration),
+    #[error("it was closed on this side")]
+    Severed,
+}
+
+/// The sending end.
+struct Link {
+    outbox: Arc<Outbox>,
+    severed: Arc<Notify>,
+    format: Format,
+}
+
+impl PeerLink for Link {
+    fn send(&self, frame: Frame, slab: &mut dyn Slab, _at: Option<std::time::Instant>) {
+        let rows = slab.payload(&frame);
+        let mut head = vec![];
+        encode(&frame, &mut head);
+        let bulk = match &frame.body {
+            Body::Tokens(batch) => batch.class == self.format.prefill,
+            _ => rows.len() * size_of::<f32>() > BULK,
+        };
+        let lane = if bulk { Lane::Bulk } else { Lane::Urgent };
+        let parts = [Bytes::from(head), Bytes::from_owner(Values(rows))];
+        if !self.outbox.push(frame.channel, lane, parts) {
+            self.sever();
+        }
+    }
+
+    fn sever(&self) {
+        self.severed.notify_one();
+    }
+}
+
+/// Rows as the bytes that travel: little-endian, as every supported host has them.
+struct Values(Vec<f32>);
+
+impl AsRef<[u8]> for Values {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// Tells the worker that the peer is gone, however the pair ends.
+struct Down(Arc<dyn Door>, WorkerId);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.0.peer_down(self.1);
+    }
+}
+
+/// Runs a pair until it ends. `severed` ends it from outside.
+pub(super) async fn run(
+    control: Stream,
+    data: Stream,
+    up: PeerUp,
+    format: Format,
+    door: Arc<dyn Door>,
+    severed: Arc<Notify>,
+) -> Ended {
+    let clock = Clock::start();
+    let outbox = Arc::new(Outbox::default());
+    let silence = Arc::new(Mutex::new(Silence::new(SILENCE, clock.now())));
+    let worker = up.worker;
+    let link = Link { outbox: Arc::clone(&outbox), severed: Arc::clone(&severed), format };
+    let _down = Down(Arc::clone(&door), worker);
+    door.peer_up(up, Arc::new(link));
+
+    let mut tasks = JoinSet::new();
+    for (channel, stream) in [(Channel::Control, control), (Channel::Data, data)] {
+        let (from, to) = tokio::io::split(stream);
+        let lines = Arc::clone(&outbox);
+        tasks.spawn(async move { Ended::Broke(channel, lines.send(channel, to).await) });
+        let receiver = Receiver {
+            channel,
+            worker,
+            format,
+            door: Arc::clone(&door),
+            silence: Arc::clone(&silence),
+            clock,
+            waiting: Arc::new(Semaphore::new(WAITING >> 10)),
+        };
+        tasks.spawn(receiver.run(from));
+    }
+    tasks.spawn(beat(outbox, silence, clock));
+    tokio::select! {
+        ended = tasks.join_next() => match ended {
+            Some(Ok(ended)) => ended,
+            Some(Err(e)) => Ended::Broke(Channel::Control, std::io::Error::other(e)),
+            None => Ended::Severed,
+        },
+        () = severed.notified() => Ended::Severed,
+    }
+}
+
+/// Says now and then that this side lives, and notices when the other no longer does.
+async fn beat(outbox: Arc<Outbox>, silence: Arc<Mutex<Silence>>, clock: Clock) -> Ended {
+    let mut beat = vec![];
+    encode_beat(&mut beat);
+    let beat = Bytes::from(beat);
+    loop {
+        tokio::time::sleep(BEAT).await;
+        let now = clock.now();
+        let mut silence = silence.lock().unwrap_or_else(PoisonError::into_inner);
+        if silence.is_lost(now) {
+            return Ended::Silent(Duration::from_nanos(silence.patience()));
+        }
+        drop(silence);
+        if outbox.is_empty(Channel::Control) {
+            outbox.push(Channel::Control, Lane::Urgent, [beat.clone()]);
+        }
+    }
+}
+
+/// The receiving end of one connection.
+struct Receiver {
+    channel: Channel,
+    worker: WorkerId,
+    format: Format,
+    door: Arc<dyn Door>,
+    silence: Arc<Mutex<Silence>>,
+    clock: Clock,
+    waiting: Arc<Semaphore>,
+}
+
+impl Receiver {
+    async fn run(self, from: ReadHalf<Stream>) -> Ended {
+        match self.receive(BufReader::with_capacity(64 << 10, from)).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn receive(&self, mut from: impl AsyncRead + Unpin) -> Result<std::convert::Infallible, Ended> {
+        let broke = |e| Ended::Broke(self.channel, e);
+        let garbage = |e: &dyn std::fmt::Display| Ended::Garbage(self.channel, e.to_string());
+        let mut assembly = Assembly::new(LONGEST);
+        loop {
+            let mut head = [0; sluice_wire::fragment::HEAD];
+            from.read_exact(&mut head).await.map_err(broke)?;
+            let (lane, length, last) = Assembly::head(head).map_err(|e| garbage(&e))?;
+            fill(&mut from, assembly.buffer(lane), length).await.map_err(broke)?;
+            self.silence.lock().unwrap_or_else(PoisonError::into_inner).heard(self.clock.now());
+            let Some(message) = assembly.ends(lane, last).map_err(|e| garbage(&e))? else { continue };
+            self.deliver(&message).await.map_err(|e| garbage(&e))?;
+        }
+    }
+
+    async fn deliver(&self, message: &[u8]) -> Result<(), sluice_wire::message::DecodeError> {
+        let (decoded, payload) = decode(message, self.channel, self.format.row_len * size_of::<f32>())?;
+        let Message::Frame(frame) = decoded else { return Ok(()) };
+        let mut rows = vec![0f32; payload.len() / size_of::<f32>()];
+        rows.as_mut_slice().as_mut_bytes().copy_from_slice(payload);
+        let room = (message.len() >> 10).min(WAITING >> 10) as u32;
+        let held = match room {
+            0 => None,
+            _ => Arc::clone(&self.waiting).acquire_many_owned(room).await.ok(),
+        };
+        self.door.frame(self.worker, frame, rows, held);
+        Ok(())
+    }
+}
+
+/// Appends exactly so many bytes.
+async fn fill(
+    from: &mut (impl AsyncRead + Unpin),
+    into: &mut BytesMut,
+    length: usize,
+) -> std::io::Result<()> {
+    into.reserve(length);
+    let mut from = from.take(length as u64);
+    while from.limit() > 0 {
+        if from.read_buf(into).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}

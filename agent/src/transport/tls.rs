@@ -1,0 +1,308 @@
+//! Mutual TLS from files, read again when they change: a connection that stands goes on, the next one uses the new
+//! certificate. Several CAs in `ca.crt` are all trusted, so a CA is changed by adding the new one first.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::identity::{Identity, IdentityError};
+use super::stream::Stream;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What processes of a deployment speak, for ALPN. Everything else is HTTP.
+const SLUICE: &[u8] = b"sluice";
+
+/// A connection of a peer.
+pub(super) struct Accepted {
+    pub stream: Stream,
+    pub identity: Option<Identity>,
+    /// It wants pages, not the data plane.
+    pub is_http: bool,
+}
+
+/// Certificates that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in a file.
+    #[error("{} holds no {what} in PEM form: {why}", path.display())]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What should be there.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// Key and certificate do not go together, or the CA is none.
+    #[error("the certificates in {} cannot be used: {why}", dir.display())]
+    Unfit {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The certificate is another's.
+    #[error("the certificate in {} is for {certificate}, and this process is {own}: give it its own --tls directory, or the right --name and --deployment", dir.display())]
+    Other {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        certificate: String,
+        /// Who we are.
+        own: String,
+    },
+    /// The leaf names nobody.
+    #[error("{}: {why}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: IdentityError,
+    },
+}
+
+/// How connections are secured.
+#[derive(Debug)]
+pub enum Security {
+    /// Not at all: for one host, or a network that does it.
+    Off,
+    /// By mutual TLS.
+    Tls(Certificates),
+}
+
+/// `tls.crt`, `tls.key` and `ca.crt` of a directory, as in a Kubernetes Secret.
+#[derive(Debug)]
+pub struct Certificates {
+    dir: PathBuf,
+    loaded: RwLock<Arc<Loaded>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    files: [Vec<u8>; 3],
+    identity: Identity,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl Security {
+    /// From a directory.
+    ///
+    /// # Errors
+    /// What is missing or does not fit.
+    pub fn from_dir(dir: &Path) -> Result<Self, TlsError> {
+        let loaded = RwLock::new(Arc::new(load(dir, read(dir)?)?));
+        Ok(Self::Tls(Certificates { dir: dir.into(), loaded }))
+    }
+
+    /// Whether the certificate is this process's own; `own` has a name also if it is a gateway.
+    ///
+    /// # Errors
+    /// Whose it is.
+    pub fn check(&self, own: &Identity) -> Result<(), TlsError> {
+        let Self::Tls(c) = self else { return Ok(()) };
+        let certificate = c.loaded().identity.clone();
+        let is_own = certificate.deployment == own.deployment
+            && certificate.role == own.role
+            && (certificate.worker.is_none() || certificate.worker == own.worker);
+        match is_own {
+            true => Ok(()),
+            false => Err(TlsError::Other {
+                dir: c.dir.clone(),
+                certificate: certificate.to_string(),
+                own: own.to_string(),
+            }),
+        }
+    }
+
+    /// The accepting side's handshake; with TLS also whom the peer's certificate is for. What is to be spoken is
+    /// agreed on by ALPN; without TLS, by how the first word begins.
+    ///
+    /// # Errors
+    /// The handshake's, or that the certificate names nobody.
+    pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<Accepted> {
+        let Self::Tls(c) = self else {
+            let mut first = [0; 4];
+            let is_http = tcp.peek(&mut first).await? > 0
+                && first[0].is_ascii_uppercase()
+                && first[1].is_ascii_uppercase();
+            return Ok(Accepted { stream: Stream::Plain(tcp), identity: None, is_http });
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&c.loaded().server));
+        let tls = acceptor.accept(tcp).await?;
+        let identity = Some(peer(tls.get_ref().1.peer_certificates())?);
+        let is_http = tls.get_ref().1.alpn_protocol().is_some_and(|p| p != SLUICE);
+        Ok(Accepted { stream: Stream::Tls(Box::new(tls.into())), identity, is_http })
+    }
+
+    /// The dialling side's.
+    ///
+    /// # Errors
+    /// As of [`Self::accept`].
+    pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<(Stream, Option<Identity>)> {
+        let Self::Tls(c) = self else { return Ok((Stream::Plain(tcp), None)) };
+        let connector = TlsConnector::from(Arc::clone(&c.loaded().client));
+        // Names are those of SPIFFE, checked after the handshake; the host's is not looked at.
+        let name = ServerName::try_from("sluice").map_err(std::io::Error::other)?;
+        let tls = connector.connect(name, tcp).await?;
+        let identity = peer(tls.get_ref().1.peer_certificates())?;
+        Ok((Stream::Tls(Box::new(tls.into())), Some(identity)))
+    }
+
+    /// Reads changed files for as long as the process runs. Files that do not fit are logged, once, and the last that
+    /// did stay in use.
+    pub async fn watch(&self) {
+        let Self::Tls(c) = self else { return };
+        let mut refused = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let dir = c.dir.clone();
+            let Ok(files) = tokio::task::spawn_blocking(move || read(&dir)).await else { return };
+            match files.and_then(|files| c.replace(files, &mut refused)) {
+                Ok(true) => tracing::info!(dir = %c.dir.display(), "the certificates have been read again"),
+                Ok(false) => {}
+                Err(e) => tracing::error!("{e}; the certificates from before stay in use"),
+            }
+        }
+    }
+}
+
+impl Certificates {
+    fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, files: [Vec<u8>; 3], refused: &mut Option<[Vec<u8>; 3]>) -> Result<bool, TlsError> {
+        if self.loaded().files == files || refused.as_ref() == Some(&files) {
+            return Ok(false);
+        }
+        let fresh = load(&self.dir, files.clone()).inspect_err(|_| *refused = Some(files))?;
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        Ok(true)
+    }
+}
+
+fn peer(certificates: Option<&[CertificateDer<'_>]>) -> std::io::Result<Identity> {
+    let leaf = certificates.and_then(<[_]>::first).ok_or_else(|| std::io::Error::other("no certificate"))?;
+    Identity::of(leaf).map_err(std::io::Error::other)
+}
+
+fn read(dir: &Path) -> Result<[Vec<u8>; 3], TlsError> {
+    let file = |name| {
+        let path = dir.join(name);
+        std::fs::read(&path).map_err(|source| TlsError::Read { path, source })
+    };
+    Ok([file("tls.crt")?, file("tls.key")?, file("ca.crt")?])
+}
+
+fn load(dir: &Path, files: [Vec<u8>; 3]) -> Result<Loaded, TlsError> {
+    let content = |name: &str, what| {
+        let path = dir.join(name);
+        move |why: String| TlsError::Content { path, what, why }
+    };
+    let chain = certificates(&files[0]).map_err(content("tls.crt", "certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(&files[1])
+        .map_err(|e| content("tls.key", "private key")(e.to_string()))?;
+    let cas = certificates(&files[2]).map_err(content("ca.crt", "certificate"))?;
+    let identity = chain.first().map_or_else(|| Err(IdentityError::Nobody("nothing".into())), Identity::of);
+    let identity = identity.map_err(|why| TlsError::Identity { path: dir.join("tls.crt"), why })?;
+
+    let unfit = |why: String| TlsError::Unfit { dir: dir.into(), why };
+    let mut roots = RootCertStore::empty();
+    for ca in cas {
+        roots.add(ca).map_err(|e| unfit(e.to_string()))?;
+    }
+    let roots = Arc::new(roots);
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        .build()
+        .map_err(|e| unfit(e.to_string()))?;
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| unfit(e.to_string()))?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain.clone(), key.clone_key())
+        .map_err(|e| unfit(e.to_string()))?;
+    server.alpn_protocols = vec![SLUICE.into(), b"http/1.1".into()];
+    let servers = Arc::new(ByTrustAnchor { roots, provider: Arc::clone(&provider) });
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| unfit(e.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(servers)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| unfit(e.to_string()))?;
+    client.alpn_protocols = vec![SLUICE.into()];
+    Ok(Loaded { files, identity, client: Arc::new(client), server: Arc::new(server) })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    if all.is_empty() { Err("there is none".into()) } else { Ok(all) }
+}
+
+/// Checks a server's chain; whose it is follows from its SPIFFE ID, which the hello is held against.
+#[derive(Debug)]
+struct ByTrustAnchor {
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ByTrustAnchor {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

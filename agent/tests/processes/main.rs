@@ -1,0 +1,189 @@
+//! One engine out of several processes, over TCP and mutual TLS on loopback: real processes, killed with SIGKILL.
+
+#![allow(clippy::unwrap_used, reason = "a test's own processes")]
+
+mod ask;
+mod certificates;
+mod deployment;
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ask::{Asked, metric, same};
+use certificates::Authority;
+use deployment::{Deployment, until};
+
+/// Two ranks, and every expert on two workers.
+fn deployment() -> Deployment {
+    Deployment::start(&[("a0", "attention"), ("a1", "attention"), ("e0", "experts"), ("e1", "experts")], 2)
+}
+
+/// What a test is about has occurred. Workers say what they count twice a second.
+fn counted(d: &Deployment, names: &[&str], series: &str) {
+    until(series, Duration::from_secs(5), || names.iter().any(|n| metric(d, n, series) > 0.0));
+}
+
+#[test]
+fn answers_are_the_same_whoever_dies() {
+    let mut d = deployment();
+    let asked = Asked::mix(12, 300);
+    let reference = asked.run(&d);
+    assert!(reference.iter().all(|a| a["choices"][0]["finish_reason"].is_string()), "{reference:?}");
+
+    let killed = asked.run_while(&mut d, |d| d.kill("e0"));
+    same("an expert worker killed", &killed, &reference);
+    counted(&d, &["a0", "a1"], "sluice_masked_peers_total");
+    counted(&d, &["a0", "a1"], "sluice_redispatched_total");
+    d.restart("e0");
+
+    let killed = asked.run_while(&mut d, |d| d.kill("a0"));
+    same("an attention rank killed", &killed, &reference);
+    counted(&d, &["g0"], "sluice_replays_total");
+    d.restart("a0");
+
+    let drained = asked.run_while(&mut d, |d| d.terminate("a1"));
+    same("an attention rank drained", &drained, &reference);
+    counted(&d, &["g0"], "sluice_hand_backs_total");
+    d.restart("a1");
+
+    let drained = asked.run_while(&mut d, |d| d.terminate("e1"));
+    same("an expert worker drained", &drained, &reference);
+}
+
+#[test]
+fn an_expert_without_a_holder_waits_for_one() {
+    let mut d = Deployment::start(&[("a0", "attention"), ("e0", "experts")], 1);
+    let asked = Asked::mix(4, 300);
+    let reference = asked.run(&d);
+    let orphaned = asked.run_while(&mut d, |d| {
+        d.kill("e0");
+        std::thread::sleep(Duration::from_millis(500));
+        d.restart("e0");
+    });
+    same("the only holder killed", &orphaned, &reference);
+    counted(&d, &["a0"], "sluice_orphaned_rows_total");
+}
+
+#[test]
+fn experts_move_while_tokens_flow() {
+    let mut d = deployment();
+    let asked = Asked::mix(8, 600);
+    let reference = asked.run(&d);
+    let moved = asked.run_while(&mut d, |d| {
+        // All experts of the later blocks leave e0, then come back.
+        d.change_table(|row| {
+            (row["worker"] == "e0" && row["block"].as_u64() >= Some(3)).then_some("Draining")
+        });
+        std::thread::sleep(Duration::from_millis(600));
+        d.change_table(|row| {
+            (row["worker"] == "e1" && row["block"].as_u64() < Some(3)).then_some("Draining")
+        });
+    });
+    same("experts moved", &moved, &reference);
+    assert!(d.log("a0").contains("the placement table has changed"), "{}", d.log("a0"));
+    d.is_ready("e0");
+}
+
+#[test]
+fn a_placement_is_pushed_by_the_operator_alone() {
+    let d = &Deployment::start(&[("a0", "attention"), ("e0", "experts")], 1);
+    let mine = d.authority();
+    let client = |role: &str| {
+        let dir = d.directory(role);
+        mine.leaf(&dir, &format!("spiffe://sluice/ns/default/moe/sluice/role/{role}"), mine);
+        move |method: &str, body: &str| d.page(&dir, "e0", method, "/v1/placement", body)
+    };
+    let (operator, gateway) = (client("operator"), client("gateway"));
+    let (status, table) = gateway("GET", "");
+    assert!(status == 200 && table.contains("generation: 1"), "{status} {table}");
+    let newer = table.replace("generation: 1", "generation: 2");
+    let (status, said) = gateway("PUT", &newer);
+    assert!(status == 403 && said.contains("not for gateway"), "{status} {said}");
+    assert_eq!(operator("PUT", &newer).0, 204);
+    assert_eq!(operator("GET", "").1, newer);
+    let (status, said) = operator("PUT", &table);
+    assert!(status == 409 && said.contains("the one in use 2"), "{status} {said}");
+    assert_eq!(operator("PUT", "workers: {").0, 400);
+    assert_eq!(operator("GET", "").1, newer);
+    assert_eq!(std::fs::read_to_string(d.path("table.yaml")).unwrap(), newer, "kept for the next start");
+}
+
+#[test]
+fn strangers_are_refused_by_name_and_harm_nobody() {
+    let mut d = deployment();
+    let asked = Asked::mix(4, 120);
+    let reference = asked.run(&d);
+    let address = d.address("a0");
+    let half = TcpStream::connect(address).unwrap();
+    let answers = asked.run_while(&mut d, |d| {
+        let mut garbage = TcpStream::connect(address).unwrap();
+        garbage.write_all(&[0x5a; 4096]).unwrap();
+        // The table has e1; these are somebody else.
+        let stranger = Authority::new();
+        let mine = d.authority();
+        for (name, uri, from) in [
+            ("foreign", "spiffe://sluice/ns/default/moe/sluice/role/experts/worker/e1", &stranger),
+            ("deployment", "spiffe://sluice/ns/default/moe/other/role/experts/worker/e1", mine),
+            ("nobody", "https://example.com/e1", mine),
+        ] {
+            let dir = d.directory(name);
+            from.leaf(&dir, uri, mine);
+            d.knock(&dir, &address);
+        }
+        let dir = d.directory("name");
+        mine.leaf(&dir, "spiffe://sluice/ns/default/moe/sluice/role/experts/worker/e0", mine);
+        let out = d.command(&["experts", "--name", "e1", "--tls", dir.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(said.contains("is for experts e0 of default/sluice"), "{said}");
+        drop(garbage);
+    });
+    same("strangers", &answers, &reference);
+    until("half a hello is let go", Duration::from_secs(20), || d.log("a0").contains("no hello"));
+    drop(half);
+    let log = d.log("a0");
+    for says in [
+        "invalid peer certificate",
+        "experts e1 of default/other",
+        "https://example.com/e1",
+        "corrupt",
+        "no hello",
+    ] {
+        assert!(log.contains(says), "no {says:?} in\n{log}");
+    }
+}
+
+#[test]
+fn certificates_change_under_load() {
+    let mut d = deployment();
+    let asked = Asked::mix(6, 200);
+    let reference = asked.run(&d);
+    let answers = asked.run_while(&mut d, Deployment::renew_certificates);
+    same("certificates changed", &answers, &reference);
+    until("all have read them", Duration::from_secs(20), || {
+        ["a0", "a1", "e0", "e1", "g0"].iter().all(|n| d.log(n).contains("read again"))
+    });
+    // Whoever starts now has certificates of the new CA alone.
+    d.kill("e0");
+    d.restart("e0");
+    same("after the change", &asked.run(&d), &reference);
+}
+
+#[test]
+fn what_does_not_fit_is_said_at_the_start() {
+    let d = Deployment::start(&[("a0", "attention"), ("e0", "experts")], 1);
+    let refused = |args: &[&str], says: &str| {
+        let started = Instant::now();
+        let out = d.command(args);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(
+            !out.status.success() && text.contains(says),
+            "{args:?} after {:?}: {text}",
+            started.elapsed()
+        );
+    };
+    refused(&["experts", "--name", "e7", "--tls", "off"], "has no worker \"e7\"");
+    refused(&["attention", "--name", "e0", "--tls", "off"], "as Experts");
+    refused(&["experts", "--name", "e0", "--tls", "/nowhere"], "/nowhere/tls.crt");
+    refused(&["experts", "--name", "e0", "--tls", "off", "--deployment", "x"], "NAMESPACE/NAME");
+}
