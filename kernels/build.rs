@@ -10,17 +10,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, exit};
 
 /// Source files and the architectures that each is compiled for.
-const SOURCES: [(&str, &[&str]); 5] = [
+const SOURCES: [(&str, &[&str]); 10] = [
+    ("attention", &["90a"]),
+    ("attention_plan", EVERYWHERE),
     ("fill", EVERYWHERE),
     ("lists", EVERYWHERE),
     ("merge", EVERYWHERE),
     ("relayout", EVERYWHERE),
+    ("rope", EVERYWHERE),
+    ("router", EVERYWHERE),
+    ("rows", EVERYWHERE),
     ("expert_ffn", &["90a"]),
 ];
 const EVERYWHERE: &[&str] = &["80", "90a", "100a"];
 
-/// Values of N that wgmma instructions are written for; `expert_ffn.cu` uses these.
+/// Values of N that wgmma instructions are written for; `expert_ffn.cu` and `attention.cu` use these.
 const PRODUCT_WIDTHS: [usize; 9] = [8, 16, 32, 64, 96, 128, 160, 192, 256];
+/// And those with their left operand in registers.
+const REGISTER_PRODUCT_WIDTHS: [usize; 2] = [64, 128];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -60,6 +67,7 @@ fn find_nvcc() -> Option<PathBuf> {
 
 fn compile(nvcc: &Path, out: &Path) -> Vec<Cubin> {
     write(&out.join("wgmma.cuh"), &wgmma_header());
+    write(&out.join("wgmma_registers.cuh"), &wgmma_registers_header());
     let mut running: Vec<(Cubin, Child)> = Vec::new();
     for (name, archs) in SOURCES {
         for &arch in archs {
@@ -116,6 +124,40 @@ struct Wgmma<{n}> {{
 "#,
             operands = list(&|i| format!("%{i}")),
             next = registers + 1,
+            outputs = list(&|i| format!("\"+f\"(d[{i}])")),
+        );
+    }
+    text
+}
+
+/// The same with the left operand in registers.
+fn wgmma_registers_header() -> String {
+    let mut text = String::from(
+        "#pragma once\n#include <stdint.h>\n\ntemplate <int kColumns>\nstruct WgmmaRegisters;\n",
+    );
+    for n in REGISTER_PRODUCT_WIDTHS {
+        let registers = n / 2;
+        let list = |item: &dyn Fn(usize) -> String| (0..registers).map(item).collect::<Vec<_>>().join(", ");
+        let _ = write!(
+            text,
+            r#"
+template <>
+struct WgmmaRegisters<{n}> {{
+  static __device__ __forceinline__ void accumulate(float (&d)[{registers}], const uint32_t (&a)[4], uint64_t b) {{
+    asm volatile(
+        "{{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{operands}}}, {{%{a0}, %{a1}, %{a2}, %{a3}}}, %{b}, p, 1, 1, 0;\n}}\n"
+        : {outputs}
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }}
+}};
+"#,
+            operands = list(&|i| format!("%{i}")),
+            a0 = registers,
+            a1 = registers + 1,
+            a2 = registers + 2,
+            a3 = registers + 3,
+            b = registers + 4,
             outputs = list(&|i| format!("\"+f\"(d[{i}])")),
         );
     }

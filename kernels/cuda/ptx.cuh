@@ -113,7 +113,11 @@ __device__ __forceinline__ void registers_down() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// Stores 8x8 matrices of 16-bit values, transposed: lane i gives the address of row i.
+// Stores 8x8 matrices of 16-bit values: lane i gives the address of row i.
+__device__ __forceinline__ void store_matrices(uint32_t to, uint32_t m0, uint32_t m1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(m0), "r"(m1) : "memory");
+}
+// The same, transposed.
 __device__ __forceinline__ void store_transposed(uint32_t to, uint32_t m0) {
   asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(to), "r"(m0) : "memory");
 }
@@ -121,10 +125,18 @@ __device__ __forceinline__ void store_transposed(uint32_t to, uint32_t m0, uint3
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(m0), "r"(m1)
                : "memory");
 }
+__device__ __forceinline__ void store_shared_16(uint32_t to, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 __device__ __forceinline__ uint4 load_shared_16(uint32_t from) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from));
   return v;
+}
+
+// 2^n of an integer n up to 0; 0 below the smallest normal one, and for anything that is no number.
+__device__ __forceinline__ float power_of_two(float n) {
+  return __int_as_float((static_cast<int>(fmaxf(n, -127.f)) + 127) << 23);
 }
 
 // Publishing between blocks of a launch.
@@ -148,6 +160,13 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// 2^x to about 2 ulp; subnormal results are 0.
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

@@ -45,7 +45,18 @@ mod tests {
     #[test]
     fn a_build_has_all_kernels_or_none() {
         let names = available_cubins();
-        for name in ["fill", "lists", "merge", "relayout", "expert_ffn"] {
+        for name in [
+            "fill",
+            "lists",
+            "merge",
+            "relayout",
+            "expert_ffn",
+            "attention",
+            "attention_plan",
+            "rope",
+            "router",
+            "rows",
+        ] {
             assert_eq!(names.is_empty(), !names.contains(&format!("{name}.sm_90a")), "{name} in {names:?}");
         }
     }

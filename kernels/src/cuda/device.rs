@@ -17,8 +17,6 @@ use super::error::Doing;
 
 /// The CUDA version that the cubins are made by: a driver runs code of its own version and older.
 const NEEDED_DRIVER: i32 = 13000;
-/// All the shared memory that a block of `expert_ffn` can have on Hopper; `kSharedLimit` in its source.
-const EXPERT_FFN_SHARED: i32 = 227 * 1024;
 
 /// Memory on a device.
 pub type Buffer<T> = CudaSlice<T>;
@@ -175,19 +173,26 @@ impl Device {
         Ok(Kernel { function, threads, shared: 0 })
     }
 
-    /// A variant of `expert_ffn`, allowed to take all shared memory.
-    pub(crate) fn expert_ffn(&self, name: &'static str, threads: u32) -> Result<Kernel, Error> {
-        let kernel = self.kernel("expert_ffn", name, threads)?;
+    /// The same with `shared` bytes of dynamic shared memory.
+    pub(crate) fn kernel_with_shared(
+        &self,
+        module: &'static str,
+        name: &'static str,
+        threads: u32,
+        shared: u32,
+    ) -> Result<Kernel, Error> {
+        let kernel = self.kernel(module, name, threads)?;
+        let bytes = super::merge::int(shared as usize)?;
         // SAFETY: the function is of a loaded module.
         unsafe {
             result::function::set_function_attribute(
                 kernel.function,
                 FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                EXPERT_FFN_SHARED,
+                bytes,
             )
         }
         .doing("asking for shared memory")?;
-        Ok(Kernel { shared: EXPERT_FFN_SHARED.unsigned_abs(), ..kernel })
+        Ok(Kernel { shared, ..kernel })
     }
 
     /// Makes the device's context current on this thread.

@@ -14,6 +14,8 @@ use crate::error::{below, same};
 const MAX_UNITS: usize = 512;
 /// `ffn::kThreads`.
 const FFN_THREADS: u32 = 384;
+/// All the shared memory that a block can have on Hopper; `kSharedLimit` in the kernel's source.
+const FFN_SHARED: u32 = 227 * 1024;
 const LIST_THREADS: u32 = 1024;
 /// `lists::kFew`: pairs that `expert_ffn` lists by itself, without a launch before it.
 const FEW_PAIRS: usize = 32;
@@ -245,6 +247,7 @@ impl ExpertFfn {
         }
         int(max_pairs)?;
         let segmented = shape.segment_ends().len() > 1;
+        let variant = |name| device.kernel_with_shared("expert_ffn", name, FFN_THREADS, FFN_SHARED);
         Ok(Self {
             shape: shape.clone(),
             units,
@@ -262,11 +265,11 @@ impl ExpertFfn {
             sync: device.zeros(units + 2)?,
             listed: None,
             build_lists: device.kernel("lists", "build_lists", LIST_THREADS)?,
-            small: device.expert_ffn("expert_ffn_small", FFN_THREADS)?,
-            small_segmented: device.expert_ffn("expert_ffn_small_segmented", FFN_THREADS)?,
-            wide: device.expert_ffn("expert_ffn_wide", FFN_THREADS)?,
-            wide_segmented: device.expert_ffn("expert_ffn_wide_segmented", FFN_THREADS)?,
-            large: device.expert_ffn("expert_ffn_large", FFN_THREADS)?,
+            small: variant("expert_ffn_small")?,
+            small_segmented: variant("expert_ffn_small_segmented")?,
+            wide: variant("expert_ffn_wide")?,
+            wide_segmented: variant("expert_ffn_wide_segmented")?,
+            large: variant("expert_ffn_large")?,
         })
     }
 
@@ -458,7 +461,7 @@ fn rows_in(values: usize, stride: usize, columns: usize) -> usize {
 }
 
 /// Refuses rows that do not fit their memory or are not aligned.
-fn check_rows(
+pub(crate) fn check_rows(
     what: &'static str,
     rows: usize,
     values: usize,

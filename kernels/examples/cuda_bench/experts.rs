@@ -1,30 +1,16 @@
-//! How fast the experts of a block are on a GPU, beside the floor of its memory and its tensor cores.
-//!
-//! `cargo run --release -p sluice-kernels --features cuda --example cuda_bench [-- [--skewed] [--all] [--counts=FILE]
-//! [--tokens=1,2,..] [--segments=G] [filter]]`
-//!
-//! `experts` is the grouped product alone, from listed rows to scattered outputs; `chain` is the router's ids to merged
-//! rows: lists, experts, merge. Both are replays of a graph of 30 calls that rotate over the sets of weights, the median
-//! of 7. The floor is the larger of the bytes at 3.0 TB/s and the arithmetic at 800 TFLOP/s. `--all` prints every variant
-//! and split of `experts`; `--counts` writes how many rows each expert had, for `grouped_mm.py`.
-#![allow(clippy::unwrap_used)]
-
-mod common;
+//! The experts of a block.
 
 use std::fmt::Write as _;
 
-use common::{Block, Routing, random_rows, route, seeded};
+use crate::common::{Block, Routing, random_rows, route, seeded};
+use crate::{Arguments, BYTES_PER_SECOND, CALLS, FLOPS_PER_SECOND, time};
 use half::bf16;
 use rand::Rng;
 use sluice_kernels::cuda::{
-    Bounds, Buffer, Device, Error, ExpertCall, ExpertFfn, ExpertShape, ExpertSlots, Fill, Graph, Merge,
-    MergeIo, Output, Pairs, Returned, Rows, Split, Tuning, Variant,
+    Bounds, Buffer, Device, Error, ExpertCall, ExpertFfn, ExpertShape, ExpertSlots, Fill, Merge, MergeIo,
+    Output, Pairs, Returned, Rows, Split, Tuning, Variant,
 };
 
-const BYTES_PER_SECOND: f64 = 3.0e12;
-const FLOPS_PER_SECOND: f64 = 8e14;
-const CALLS: usize = 30;
-const REPLAYS: usize = 7;
 const TOKENS: [usize; 10] = [1, 2, 4, 8, 32, 64, 128, 256, 512, 1024];
 
 /// A block, and how many sets of its weights the calls rotate over: more than any cache holds.
@@ -34,38 +20,26 @@ const BLOCKS: [(Block, usize); 3] = [
     (Block { name: "DeepSeek-V3, 32 of 256", units: 32, top_k: 1, hidden: 7168, inner: 2048 }, 2),
 ];
 
-fn main() {
-    if let Err(error) = bench() {
-        eprintln!("cuda_bench: {error}");
-        std::process::exit(1);
-    }
-}
-
-fn bench() -> Result<(), Error> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let flag = |name: &str| arguments.iter().any(|a| a == name);
-    let value = |name: &str| {
-        arguments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
-    };
-    let filter = arguments.iter().find(|a| !a.starts_with("--")).cloned().unwrap_or_default();
-    let tokens =
-        value("--tokens").map_or(TOKENS.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
-    let g: usize = value("--segments").map_or(1, |g| g.parse().unwrap());
-    let routing = if flag("--skewed") { Routing::Skewed } else { Routing::Even };
-    let device = Device::open(0)?;
-    println!("{}, {routing:?} routing, {g} segments", device.name());
+/// The table of the blocks whose name contains the filter.
+pub fn bench(device: &Device, arguments: &Arguments) -> Result<(), Error> {
+    let tokens = arguments
+        .value("tokens")
+        .map_or(TOKENS.to_vec(), |t| t.split(',').map(|n| n.parse().unwrap()).collect());
+    let g: usize = arguments.value("segments").map_or(1, |g| g.parse().unwrap());
+    let routing = if arguments.flag("skewed") { Routing::Skewed } else { Routing::Even };
+    println!("experts of a block, {routing:?} routing, {g} segments");
     println!(
         "| block | n | experts hit, most rows | floor us | experts us (of floor) | chain us (of floor) |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut counted = String::new();
-    for (block, sets) in BLOCKS.into_iter().filter(|(block, _)| block.name.contains(&filter)) {
+    for (block, sets) in BLOCKS.into_iter().filter(|(block, _)| arguments.wants(block.name)) {
         let most = tokens.iter().copied().max().unwrap_or(1);
-        let bench = Bench::new(&device, block, sets, most, g)?;
-        bench.run(&tokens, routing, flag("--all"), &mut counted)?;
+        let bench = Bench::new(device, block, sets, most, g)?;
+        bench.run(&tokens, routing, arguments.flag("all"), &mut counted)?;
     }
-    if let Some(path) = value("--counts") {
-        std::fs::write(&path, counted).unwrap_or_else(|error| panic!("{path}: {error}"));
+    if let Some(path) = arguments.value("counts") {
+        std::fs::write(path, counted).unwrap_or_else(|error| panic!("{path}: {error}"));
     }
     Ok(())
 }
@@ -176,20 +150,9 @@ impl<'a> Bench<'a> {
         self.merge.run(self.device, n, top_k, d, io)
     }
 
-    /// Microseconds per call.
     fn time(&mut self, mut call: impl FnMut(&mut Self, usize) -> Result<(), Error>) -> Result<f64, Error> {
-        let sets = self.sets.len();
-        call(self, 0)?;
-        self.device.synchronize()?;
-        let device = self.device;
-        let graph = Graph::record(device, || (0..CALLS).try_for_each(|i| call(self, i % sets)))?;
-        graph.launch()?;
-        let mut times = Vec::new();
-        for _ in 0..REPLAYS {
-            times.push(device.timed(|| graph.launch())?.as_secs_f64() * 1e6 / CALLS as f64);
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(times[REPLAYS / 2])
+        let (device, sets) = (self.device, self.sets.len());
+        time(device, CALLS, |i| call(self, i % sets))
     }
 }
 

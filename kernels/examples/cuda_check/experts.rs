@@ -1,18 +1,9 @@
-//! Whether the CUDA kernels compute what they must, on a GPU.
-//!
-//! `cargo run --release -p sluice-kernels --features cuda --example cuda_check [-- [--quick] [--seconds=N]]`
-//!
-//! For every shape: each row against its f64 twin; poisoned outputs all written; and the same bits for a row whatever
-//! the rows beside it, the tiles, the split, the blocks and the slices. Then, for `--seconds` per shape, random launches
-//! against the first one's bits. `--quick` takes small shapes with few tokens and every seventh kind of launch only, for
-//! compute-sanitizer. Exits with an error at the first deviation.
-#![allow(clippy::unwrap_used)]
-
-mod common;
+//! The experts of a block: every row against its f64 twin; the same bits whatever the rows beside it, the tiles, the split,
+//! the blocks and the slices.
 
 use std::time::{Duration, Instant};
 
-use common::{Block, Matrices, Routing, random_rows, route, seeded};
+use crate::common::{Block, Matrices, Routing, random_rows, route, seeded};
 use half::bf16;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -23,6 +14,8 @@ use sluice_kernels::cuda::{
 };
 use sluice_kernels::reference;
 
+use crate::{POISON, row_error};
+
 /// Each row: the norm of its error over its norm. h is rounded to bf16, and so is the output: 2^-9 at most for a value.
 const ROW_BOUND: f64 = 1.0 / 256.0;
 /// And its largest error over the row's root mean square.
@@ -31,8 +24,6 @@ const VALUE_BOUND: f64 = 1.0 / 32.0;
 const TWIN_ROWS: usize = 24;
 /// Tokens with `--quick`: a launch must end before the kernels' limit on waits, under racecheck too.
 const QUICK_TOKENS: usize = 40;
-/// A byte that makes a NaN of every bf16 and f32.
-const POISON: u8 = 0xFF;
 
 struct Case {
     block: Block,
@@ -55,18 +46,8 @@ fn case(
     Case { block: Block { name, units, top_k, hidden, inner }, g, tokens, routing: Routing::Even, full }
 }
 
-fn main() {
-    let flag = |name: &str| std::env::args().any(|a| a == name);
-    let seconds = std::env::args().find_map(|a| a.strip_prefix("--seconds=")?.parse().ok()).unwrap_or(0.0);
-    if let Err(error) = check(flag("--quick"), Duration::from_secs_f64(seconds)) {
-        eprintln!("cuda_check: {error}");
-        std::process::exit(1);
-    }
-}
-
-fn check(quick: bool, stress: Duration) -> Result<(), Error> {
-    let device = Device::open(0)?;
-    println!("{}: {} multiprocessors", device.name(), device.multiprocessors());
+/// All shapes.
+pub fn check(device: &Device, quick: bool, stress: Duration) -> Result<(), Error> {
     let cases = [
         case("one block", 1, 1, 32, 32, 1, 9),
         case("odd depth", 5, 2, 96, 160, 1, 70),
@@ -85,9 +66,8 @@ fn check(quick: bool, stress: Duration) -> Result<(), Error> {
         if quick {
             case.tokens = case.tokens.min(QUICK_TOKENS);
         }
-        Checked::new(&device, &case)?.all(quick, stress)?;
+        Checked::new(device, &case)?.all(quick, stress)?;
     }
-    println!("all as it must be");
     Ok(())
 }
 
@@ -341,15 +321,6 @@ impl<'a> Checked<'a> {
         }
         Ok(parts)
     }
-}
-
-/// The error of a row over its norm, and its largest error over the root mean square.
-fn row_error(found: &[f32], twin: &[f64]) -> (f64, f64) {
-    let norm = twin.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let errors = || found.iter().zip(twin).map(|(f, t)| f64::from(*f) - t);
-    let error = errors().map(|e| e * e).sum::<f64>().sqrt();
-    let largest = errors().fold(0.0f64, |a, e| a.max(e.abs()));
-    (error / norm, largest / (norm / (twin.len() as f64).sqrt()))
 }
 
 /// `residual + s`, s a chain of f32 multiply-adds in order of k, rounded to bf16.
