@@ -9,23 +9,31 @@
 namespace attention {
 namespace {
 
+__device__ __forceinline__ int unit_word(const Params& p, int number, int word) {
+  return reinterpret_cast<const int*>(p.units + number / p.heads)[word];
+}
+
 // The warp that loads: lanes 0 to 3 copy keys, 4 to 7 values, a page each.
 template <class S>
 __device__ __forceinline__ void stream_pages(const Params& p, Shared<S>& shared) {
-  const int lane = threadIdx.x & 31, units = p.header->units * p.heads;
+  const int lane = threadIdx.x & 31;
   const uint64_t policy = S::kWarpgroups == 1 ? ptx::evict_first() : ptx::evict_normal();
   Turn<S::kStages> ring;
   Turn<kQueueDepth> queue;
   const int part = lane / kBlockPages;
   const uint32_t to = ptx::shared_address(shared.ring[0]) + part * S::kKeyBytes + lane % kBlockPages * S::kPartBytes;
   int number = blockIdx.x;
+  // The first unit is read beside the number of units: it may be none.
+  int word = 0;
+  if (lane < kWorkWords - 2 && number / p.heads < p.max_units) word = unit_word(p, number, lane);
+  const int units = p.header->units * p.heads;
   for (bool more = true; more; queue.advance()) {
     more = number < units;
     const int head = number % p.heads;
-    int word = 0;
-    if (lane < kWorkWords - 2 && more) word = reinterpret_cast<const int*>(p.units + number / p.heads)[lane];
     if (lane == kWorkWords - 2) word = head;
-    if (lane == kWorkWords - 1) word = more;
+    if (lane == kWorkWords - 1) {
+      word = static_cast<int>(!more ? Next::kEnd : units <= static_cast<int>(gridDim.x) ? Next::kOnlyUnit : Next::kUnit);
+    }
     ptx::barrier_wait(ptx::shared_address(shared.work_empty + queue.stage()), queue.parity() ^ 1);
     if (lane < kWorkWords) reinterpret_cast<volatile int*>(shared.work + queue.stage())[lane] = word;
     __syncwarp();
@@ -69,6 +77,7 @@ __device__ __forceinline__ void stream_pages(const Params& p, Shared<S>& shared)
     }
     if (unit.block_begin == unit.block_end && lane == 0) number = static_cast<int>(atomicAdd(p.sync, 1u) + gridDim.x);
     number = __shfl_sync(~0u, number, 0);
+    if (lane < kWorkWords - 2 && number < units) word = unit_word(p, number, lane);
   }
   // The last block to end leaves the counters as it found them.
   if (lane == 0 && atomicAdd(p.sync + 1, 1u) + 1 == gridDim.x) {

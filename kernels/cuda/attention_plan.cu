@@ -139,6 +139,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_plan(const __gr
         slots_before = __shfl_sync(~0u, slot + c.slots, 31);
         singles_before = __shfl_sync(~0u, single + c.singles, 31);
       }
+      __syncwarp();
       if (pass == 0 && lane == 0) {
         shared.slots[s] = slots_before;
         shared.singles[s] = singles_before;

@@ -58,6 +58,40 @@ class PartFold {
     }
   }
 
+  // One of as many shares as there are parts. All of a share's values are loaded at once, to `loaded`.
+  __device__ __forceinline__ void run_share(int share, float4* loaded) {
+    static_assert(kQueries == S::kQueries, "the factors of all queries at once");
+    constexpr int kItems = S::kQueries * kPieces;
+    const int begin = share * kItems / unit_.parts, items = (share + 1) * kItems / unit_.parts - begin;
+    const long long first = part_row<S>(p_, unit_.first_slot, head_, warpgroup_);
+    float references[kQueries / 4];
+#pragma unroll
+    for (int i = 0; i < kQueries / 4; i++) references[i] = -INFINITY;
+    const int mine = begin + t_, query = mine / kPieces, column = mine % kPieces * 4;
+    float4 value = {};
+    float sum = 0;
+    for (int part0 = 0; part0 < unit_.parts; part0 += kParts) {
+      const int parts = min(kParts, unit_.parts - part0);
+      for (int i = t_; i < items * parts; i += 128) {
+        const int part = i / items, item = begin + i - part * items;
+        if (!is_there(item / kPieces)) continue;
+        const long long at = first + item / kPieces + (part0 + part) * step();
+        ptx::copy_16(ptx::shared_address(loaded + i), p_.part_values + at * S::kHead + item % kPieces * 4);
+      }
+      list_factors(0, first, part0, parts, references);
+      ptx::copies_wait();
+      ptx::named_barrier(1 + warpgroup_, 128);
+      for (int j = 0; t_ < items && j < parts; j++) {
+        const Factors f{0.f, scratch_.old[query][j], scratch_.next[query][j]};
+        const float4 next = loaded[j * items + t_];
+        sum = fold(f, sum, scratch_.sum[query][j]);
+        value = {fold(f, value.x, next.x), fold(f, value.y, next.y), fold(f, value.z, next.z), fold(f, value.w, next.w)};
+      }
+      ptx::named_barrier(1 + warpgroup_, 128);
+    }
+    if (t_ < items) store(query, column, value, sum);
+  }
+
  private:
   // Parts are so many rows apart.
   __device__ __forceinline__ long long step() const {
@@ -104,16 +138,18 @@ class PartFold {
       }
     }
 #pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      const int number = warpgroup_ * S::kQueries + query0 + row + i * kRows, tile_row = number / p_.group;
-      if (tile_row >= unit_.rows) continue;
-      const float inverse = __frcp_rn(sums[i]);
-      bf16* to = p_.out + static_cast<long long>(unit_.row + tile_row) * p_.out_stride +
-                 (head_ * p_.group + number - tile_row * p_.group) * S::kHead + column;
-      *reinterpret_cast<uint2*>(to) =
-          make_uint2(ptx::pack_bf16(normalised(values[i].x, inverse), normalised(values[i].y, inverse)),
-                     ptx::pack_bf16(normalised(values[i].z, inverse), normalised(values[i].w, inverse)));
-    }
+    for (int i = 0; i < kAtOnce; i++) store(query0 + row + i * kRows, column, values[i], sums[i]);
+  }
+
+  __device__ __forceinline__ void store(int query, int column, const float4& value, float sum) const {
+    const int number = warpgroup_ * S::kQueries + query, row = number / p_.group;
+    if (row >= unit_.rows) return;
+    const float inverse = __frcp_rn(sum);
+    bf16* to = p_.out + static_cast<long long>(unit_.row + row) * p_.out_stride +
+               (head_ * p_.group + number - row * p_.group) * S::kHead + column;
+    *reinterpret_cast<uint2*>(to) =
+        make_uint2(ptx::pack_bf16(normalised(value.x, inverse), normalised(value.y, inverse)),
+                   ptx::pack_bf16(normalised(value.z, inverse), normalised(value.w, inverse)));
   }
 
   // The factors of up to 32 parts, a lane each; a warp does every fourth query.

@@ -77,22 +77,38 @@ class Queries {
     barrier();
   }
 
-  // After a part is written: whoever finishes a tile's last part folds them all.
+  // After a part is written: whoever finishes a tile's last part folds them all. Where each unit has a block of its own, all
+  // run at once, and each waits for the others and folds its share.
   __device__ __forceinline__ void arrive() const {
+    using Fold = PartFold<S>;
+    static_assert(sizeof(typename Fold::Scratch) <= sizeof(shared_.values[0]), "the sums' memory must hold the factors");
+    Fold fold(p_, unit_, head_, group_, *reinterpret_cast<typename Fold::Scratch*>(shared_.values[group_]));
+    const bool together = S::kWarpgroups == 1 && next_ == Next::kOnlyUnit;
+    const unsigned parts = unit_.parts;
+    unsigned* arrived = p_.arrivals + (static_cast<long long>(unit_.tile) * p_.heads + head_) * S::kWarpgroups + group_;
     __threadfence();
     barrier();
-    unsigned* arrived = p_.arrivals + (static_cast<long long>(unit_.tile) * p_.heads + head_) * S::kWarpgroups + group_;
     if (t_ == 0) {
-      const bool last = atomicAdd(arrived, 1u) + 1 == static_cast<unsigned>(unit_.parts);
-      if (last) *arrived = 0;
-      shared_.last[group_] = last;
+      const unsigned before = atomicAdd(arrived, 1u);
+      if (together) {
+        ptx::spin([=] { return ptx::load_acquire(arrived) >= parts; });
+      } else if (before + 1 == parts) {
+        *arrived = 0;
+      }
+      shared_.last[group_] = together || before + 1 == parts;
     }
     barrier();
     if (!shared_.last[group_]) return;
     __threadfence();
-    using Fold = PartFold<S>;
-    static_assert(sizeof(typename Fold::Scratch) <= sizeof(shared_.values[0]), "the sums' memory must hold the factors");
-    Fold(p_, unit_, head_, group_, *reinterpret_cast<typename Fold::Scratch*>(shared_.values[group_])).run();
+    if constexpr (S::kWarpgroups == 1) {
+      if (together) {
+        // The block has no other unit: nothing is on its way to the ring.
+        fold.run_share(unit_.slot - unit_.first_slot, reinterpret_cast<float4*>(shared_.ring[0]));
+        if (t_ == 0 && atomicAdd(arrived, 1u) + 1 == 2 * parts) *arrived = 0;
+        return;
+      }
+    }
+    fold.run();
   }
 
   const Params& p_;
@@ -100,6 +116,7 @@ class Queries {
   const int group_, t_, warp_, lane_;
   Unit unit_;
   int head_;
+  Next next_;
 };
 
 // Runs a warpgroup: `Sums` is what holds its queries' sums, by columns or by rows of the products.
@@ -114,11 +131,11 @@ class Consumer : Sums {
       ptx::barrier_wait(ptx::shared_address(shared.work_full + queue_.stage()), queue_.parity());
       this->unit_ = shared.work[queue_.stage()].unit;
       this->head_ = shared.work[queue_.stage()].head;
-      const bool more = shared.work[queue_.stage()].more;
+      this->next_ = shared.work[queue_.stage()].next;
       __syncwarp();
       if (this->lane_ == 0) ptx::barrier_arrive(ptx::shared_address(shared.work_empty + queue_.stage()));
       queue_.advance();
-      if (!more) return;
+      if (this->next_ == Next::kEnd) return;
       if (this->unit_.block_begin < this->unit_.block_end) run_unit(this->unit_);
     }
   }

@@ -29,11 +29,14 @@ struct Shape {
   static constexpr int kStageBytes = 2 * kKeyBytes;
 };
 
+// What a block does next. Where no block of a launch has a second unit, those of a tile fold its parts together.
+enum class Next : int { kEnd, kUnit, kOnlyUnit };
+
 // A unit for one key head; none ends the launch.
 struct Work {
   Unit unit;
   int head;
-  int more;
+  Next next;
 };
 constexpr int kWorkWords = sizeof(Work) / 4;
 constexpr int kQueueDepth = 2;

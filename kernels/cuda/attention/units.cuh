@@ -66,8 +66,10 @@ struct Params {
   int group;                 // query heads per key head
   int window;                // or 0
   float scale;               // of the scores, in units of log2
+  int max_units;
+  int reserved;
 };
 
-static_assert(sizeof(Unit) == 40 && sizeof(PlanParams) == 56 && sizeof(Params) == 112, "change the launch wrapper too");
+static_assert(sizeof(Unit) == 40 && sizeof(PlanParams) == 56 && sizeof(Params) == 120, "change the launch wrapper too");
 
 }  // namespace attention

@@ -297,6 +297,7 @@ impl<'a> Checked<'a> {
         device.fill_bytes(&mut out, POISON)?;
         for (index, segments) in [(prefill, 0..decoded_from), (prefill - 2, decoded_from..runs.len())] {
             let (_, plan) = &mut self.plans[index];
+            let blocks = blocks.min(plan.max_blocks(device));
             let (values, sums) = plan.parts_mut();
             device.fill_bytes(values, POISON)?;
             device.fill_bytes(sums, POISON)?;
@@ -354,7 +355,7 @@ impl<'a> Checked<'a> {
         let all = self.device.multiprocessors();
         let blocks = |rng: &mut SmallRng| *[0, 1, 7, all, 2 * all, 5000].choose(rng).unwrap();
         let cut_for = blocks(&mut self.rng);
-        (self.rng.random_range(2..4), cut_for, blocks(&mut self.rng).min(2 * all))
+        (self.rng.random_range(2..4), cut_for, blocks(&mut self.rng))
     }
 
     /// Some sequences again, up to some position, over a cache of NaN: segment after segment.

@@ -145,6 +145,8 @@ struct Params {
     group: i32,
     window: i32,
     scale: f32,
+    max_units: i32,
+    reserved: i32,
 }
 
 impl AttentionPlan {
@@ -200,10 +202,9 @@ impl AttentionPlan {
         })
     }
 
-    /// Blocks that a launch has where `blocks` is 0.
-    fn blocks(&self, device: &Device, blocks: usize) -> usize {
-        let all = device.multiprocessors() * self.tiles.blocks_per_multiprocessor();
-        if blocks == 0 { all } else { blocks }
+    /// Blocks that the device runs at once: the most of a launch.
+    pub fn max_blocks(&self, device: &Device) -> usize {
+        device.multiprocessors() * self.tiles.blocks_per_multiprocessor()
     }
 
     /// Cuts the attention of the segments `segments` of a call for a launch of so many blocks (0: what the device holds
@@ -224,7 +225,7 @@ impl AttentionPlan {
             segment_count: int(segments.len())?,
             tile_rows: int(self.tiles.queries() / group)?,
             heads: int(self.shape.heads)?,
-            blocks: int(self.blocks(device, blocks))?,
+            blocks: int(if blocks == 0 { self.max_blocks(device) } else { blocks })?,
             window: self.window()?,
             max_units: int(self.limits.units)?,
             max_slots: int(self.limits.parts)?,
@@ -283,8 +284,13 @@ impl AttentionPlan {
             group: int(self.attention.heads / shape.heads)?,
             window: self.window()?,
             scale: self.attention.scale * LOG2_E,
+            max_units: int(self.limits.units)?,
+            reserved: 0,
         };
-        let grid = (int(self.blocks(device, blocks))?.unsigned_abs(), 1);
+        // Blocks wait for one another.
+        let most = self.max_blocks(device);
+        at_most("blocks of a launch (at once)", most, blocks)?;
+        let grid = (int(if blocks == 0 { most } else { blocks })?.unsigned_abs(), 1);
         // SAFETY: `Params` is the kernel's; rows fit their memory, and the kernel traps on a page that the cache lacks.
         unsafe { launch(device, self.run, grid, Start::Overlapped, &mut [argument(&mut params)]) }
     }
@@ -315,7 +321,7 @@ mod tests {
     #[test]
     fn parameters_have_the_layout_of_the_kernels() {
         assert_eq!(size_of::<PlanParams>(), 56);
-        assert_eq!(size_of::<Params>(), 112);
+        assert_eq!(size_of::<Params>(), 120);
         assert_eq!(std::mem::offset_of!(Params, q_stride), 80);
     }
 }
