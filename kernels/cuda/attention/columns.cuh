@@ -133,8 +133,8 @@ class ByColumns : protected Queries<S> {
   __device__ __forceinline__ void multiply_keys(uint32_t keys, float (&scores)[kRegisters]) const {
 #pragma unroll
     for (int r = 0; r < kRegisters; r++) scores[r] = 0.f;
-    const uint64_t a = operand(keys, Base::kQueryRowBytes);  // rows of pieces as wide as the queries'
-    const uint64_t b = operand(this->queries(), Base::kQueryRowBytes);
+    const uint64_t a = operand(uniform(keys), Base::kQueryRowBytes);  // rows of pieces as wide as the queries'
+    const uint64_t b = operand(uniform(this->queries()), Base::kQueryRowBytes);
     ptx::products_begin();
 #pragma unroll
     for (int k = 0; k < S::kHead / 16; k++) {
@@ -176,7 +176,7 @@ class ByColumns : protected Queries<S> {
       float maximum = -INFINITY;
 #pragma unroll
       for (int w = 0; w < 4; w++) maximum = fmaxf(maximum, shared_.warp_maxima[group_][w][query_of(x)]);
-      const float reference = fmaxf(references_[x], ceilf(__fmul_rn(maximum, p_.scale)));
+      const float reference = fmaxf(references_[x], reference_of(__fmul_rn(maximum, p_.scale)));
       // While a query has seen nothing, any finite number does.
       const float finite = reference == -INFINITY ? 0.f : reference;
       const float rescale = ptx::power_of_two(__fsub_rn(references_[x], finite));
@@ -204,8 +204,8 @@ class ByColumns : protected Queries<S> {
   }
 
   __device__ __forceinline__ void multiply_values(uint32_t values) {
-    const uint64_t a = operand(values, 2 * kv::kPieceBytes);
-    const uint64_t b = operand(ptx::shared_address(shared_.weights[group_]), kWeightRowBytes);
+    const uint64_t a = operand(uniform(values), 2 * kv::kPieceBytes);
+    const uint64_t b = operand(uniform(ptx::shared_address(shared_.weights[group_])), kWeightRowBytes);
     ptx::products_begin();
 #pragma unroll
     for (int page = 0; page < kBlockPages; page++) {

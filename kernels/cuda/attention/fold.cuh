@@ -1,11 +1,14 @@
 // Sums over parts of the positions, brought to one reference.
 //
-// A query's weights are relative to a reference: its largest score so far (in log2), rounded up to an integer. So what was summed
-// before is brought to a new reference by a power of two, exactly, and needs nothing where the reference stays.
+// A query's weights are relative to a reference: its largest score so far (in log2), rounded up to a multiple of 8. So what was
+// summed before is brought to a new reference by a power of two, exactly, and needs nothing where the reference stays, as it
+// mostly does.
 #pragma once
 #include "shared.cuh"
 
 namespace attention {
+
+__device__ __forceinline__ float reference_of(float score) { return __fmul_rn(ceilf(__fmul_rn(score, 0.125f)), 8.f); }
 
 struct Factors {
   float reference, old, next;

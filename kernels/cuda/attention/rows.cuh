@@ -119,8 +119,8 @@ class ByRows : protected Queries<S> {
   __device__ __forceinline__ void multiply_keys(uint32_t keys, float (&scores)[kScores]) const {
 #pragma unroll
     for (int r = 0; r < kScores; r++) scores[r] = 0.f;
-    const uint64_t a = operand(this->queries(), Base::kQueryRowBytes);
-    const uint64_t b = operand(keys, Base::kQueryRowBytes);  // rows of pieces as wide as the queries'
+    const uint64_t a = operand(uniform(this->queries()), Base::kQueryRowBytes);
+    const uint64_t b = operand(uniform(keys), Base::kQueryRowBytes);  // rows of pieces as wide as the queries'
     ptx::products_begin();
 #pragma unroll
     for (int k = 0; k < S::kHead / 16; k++) {
@@ -160,7 +160,7 @@ class ByRows : protected Queries<S> {
       }
       maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
       maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
-      const float reference = fmaxf(references_[half], ceilf(__fmul_rn(maximum, p_.scale)));
+      const float reference = fmaxf(references_[half], reference_of(__fmul_rn(maximum, p_.scale)));
       // While a query has seen nothing, any finite number does.
       const float finite = reference == -INFINITY ? 0.f : reference;
       rescale[half] = ptx::power_of_two(__fsub_rn(references_[half], finite));
@@ -190,7 +190,7 @@ class ByRows : protected Queries<S> {
   }
 
   __device__ __forceinline__ void multiply_values(uint32_t values, const float (&weights)[kScores]) {
-    const uint64_t b = operand(values, 2 * kv::kPieceBytes);
+    const uint64_t b = operand(uniform(values), 2 * kv::kPieceBytes);
     uint32_t a[kBlockPages][4];
 #pragma unroll
     for (int page = 0; page < kBlockPages; page++) {

@@ -90,6 +90,8 @@ __device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t row_bytes
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | static_cast<uint64_t>(kv::kPieceBytes >> 4) << 16 |
          static_cast<uint64_t>(row_bytes >> 4) << 32;
 }
+// The same value in a register that a warp shares, where operands are made.
+__device__ __forceinline__ uint32_t uniform(uint32_t address) { return __shfl_sync(~0u, address, 0); }
 // What to add to an operand to move it on by so many bytes.
 __host__ __device__ constexpr uint64_t operand_offset(uint32_t bytes) { return bytes >> 4; }
 

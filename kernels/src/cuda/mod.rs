@@ -14,7 +14,7 @@
 //! - **SiLU** is a fixed sequence of instructions: `g * rcp(1 + ex2(-g log2 e)) * u`.
 //! - **Attention** of a query at position p: positions are grouped in blocks of 64 and chunks of 512, both aligned to the
 //!   sequence's start. A block's scores are the tensor core's chain over the head's columns; its weights are
-//!   `ex2(score * scale * log2 e - r)`, where the reference r is the largest score so far, rounded up to an integer, so
+//!   `ex2(score * scale * log2 e - r)`, where the reference r is the largest score so far, rounded up to a multiple of 8, so
 //!   that what was summed is brought to a new one by a power of two, exactly. Weights are rounded to bf16 for the chain over
 //!   the block's values, which goes on from block to block of a chunk; their f32 sum is made in a fixed order. Chunks are
 //!   computed from nothing and added in order. So decode, prefill and replay agree, however the work is cut.
