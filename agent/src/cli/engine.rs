@@ -253,18 +253,23 @@ pub struct EngineArgs {
     pub routing: Routing,
 }
 
+/// Whether an expert can be cut so.
+pub(super) fn check_slices(slices: u8, segments: u8) -> Result<(), Invalid> {
+    if ![1, 2, 4, 8].contains(&segments) {
+        return Err(Invalid(format!("--segments {segments} is none of 1, 2, 4 and 8")));
+    }
+    if slices == 0 || !segments.is_multiple_of(slices) {
+        return Err(Invalid(format!(
+            "--slices {slices} does not divide --segments {segments}: an expert is cut between segments only"
+        )));
+    }
+    Ok(())
+}
+
 impl EngineArgs {
     pub(super) fn check(&self, l: &LayoutArgs) -> Result<EngineOptions, Invalid> {
         let expert_workers = l.expert_worker_count()?;
-        if ![1, 2, 4, 8].contains(&self.segments) {
-            return Err(Invalid(format!("--segments {} is none of 1, 2, 4 and 8", self.segments)));
-        }
-        if self.slices == 0 || !self.segments.is_multiple_of(self.slices) {
-            return Err(Invalid(format!(
-                "--slices {} does not divide --segments {}: an expert is cut between segments only",
-                self.slices, self.segments
-            )));
-        }
+        check_slices(self.slices, self.segments)?;
         if l.replicas > expert_workers {
             return Err(Invalid(format!(
                 "--replicas {} needs as many workers with experts, and there are {expert_workers}: copies on one worker would gain nothing",

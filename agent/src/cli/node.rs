@@ -7,7 +7,7 @@ use clap::Args;
 use sluice_core::hello::Role;
 
 use super::Invalid;
-use super::engine::{EngineArgs, LayoutArgs, ModelArgs};
+use super::engine::{EngineArgs, LayoutArgs, ModelArgs, check_slices};
 use super::front::{FrontArgs, ProcessArgs};
 use super::options::{GatewayOptions, NodeOptions, PlanOptions, WorkerOptions};
 
@@ -187,15 +187,7 @@ impl PlanArgs {
     /// # Errors
     /// What is wrong and what to do.
     pub fn check(&self) -> Result<PlanOptions, Invalid> {
-        if ![1, 2, 4, 8].contains(&self.segments) {
-            return Err(Invalid(format!("--segments {} is none of 1, 2, 4 and 8", self.segments)));
-        }
-        if self.slices == 0 || !self.segments.is_multiple_of(self.slices) {
-            return Err(Invalid(format!(
-                "--slices {} does not divide --segments {}: an expert is cut between segments only",
-                self.slices, self.segments
-            )));
-        }
+        check_slices(self.slices, self.segments)?;
         Ok(PlanOptions {
             model: self.model.source(),
             workers: self.workers.clone(),

@@ -28,8 +28,8 @@ pub trait GatewaySide: Send + Sync + 'static {
     /// The clock that deadlines are on.
     fn now(&self) -> Nanos;
 
-    /// The rank is there, with nothing of this gateway's. `cohort` is its numerics id.
-    fn up(&self, rank: Rank, cohort: u64, load: RankLoad);
+    /// The rank is there, with nothing of this gateway's. `numerics` is its numerics id.
+    fn up(&self, rank: Rank, numerics: &str, load: RankLoad);
 
     /// The rank that was there is lost, and with it what was bound to it.
     fn down(&self, why: &Lost);
@@ -47,7 +47,7 @@ pub struct Dialed<S> {
     /// What it is read from and written to.
     pub stream: S,
     /// The numerics id in the rank's hello.
-    pub cohort: u64,
+    pub numerics: Arc<str>,
 }
 
 /// Why there is no connection to a rank.
@@ -123,14 +123,14 @@ where
         let mut is_up = false;
         let mut opened = opening.fresh(pause).await;
         loop {
-            let Opened { wire, cohort, connection } = match opened {
+            let Opened { wire, numerics, connection } = match opened {
                 Ok(opened) => opened,
                 Err(why) => return (is_up, why),
             };
             let ticks = Ticks::start();
             let take = |envelope: Envelope| {
                 if let Some(message) = outbox.take(connection, envelope)? {
-                    self.take(&message, cohort, outbox, &mut is_up)?;
+                    self.take(&message, &numerics, outbox, &mut is_up)?;
                 }
                 Ok(())
             };
@@ -150,14 +150,20 @@ where
         }
     }
 
-    fn take(&self, message: &[u8], cohort: u64, outbox: &Arc<Outbox>, is_up: &mut bool) -> Result<(), End> {
+    fn take(
+        &self,
+        message: &[u8],
+        numerics: &str,
+        outbox: &Arc<Outbox>,
+        is_up: &mut bool,
+    ) -> Result<(), End> {
         let message = message::decode("message of a rank", message)
             .map_err(|garbage| End::Lost(outbox.lose(garbage.into())))?;
         match message {
             ToGateway::Load(load) if !*is_up => {
                 *is_up = true;
                 let (outbox, side) = (Arc::clone(outbox), Arc::clone(&self.side));
-                self.side.up(Rank { outbox, side }, cohort, load);
+                self.side.up(Rank { outbox, side }, numerics, load);
             }
             ToGateway::Load(load) => self.side.load(load),
             ToGateway::Told(events) => self.side.told(events),

@@ -47,6 +47,21 @@ pub(super) async fn stop_admin(admin: Option<AdminTask>) -> Result<(), NodeError
     }
 }
 
+fn healthy(telemetry: &Telemetry) -> Result<(), String> {
+    match telemetry.failure() {
+        Some((worker, why)) => Err(format!("{worker} cannot go on: {why}")),
+        None => Ok(()),
+    }
+}
+
+fn metrics(telemetry: &Telemetry, front: Option<&FrontSample>) -> String {
+    // A family that cannot be written is a defect; an empty page would hide it.
+    telemetry.render(front).unwrap_or_else(|e| {
+        tracing::error!("the metrics cannot be written: {e}");
+        String::new()
+    })
+}
+
 /// What the pages of a process with a gateway show.
 #[derive(Debug)]
 pub(super) struct Pages {
@@ -65,10 +80,7 @@ impl Pages {
 
 impl Admin for Pages {
     fn healthy(&self) -> Result<(), String> {
-        match self.telemetry.failure() {
-            Some((worker, why)) => Err(format!("{worker} cannot go on: {why}")),
-            None => Ok(()),
-        }
+        healthy(&self.telemetry)
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -86,11 +98,7 @@ impl Admin for Pages {
     }
 
     fn metrics(&self) -> String {
-        // A family that cannot be written is a defect; an empty page would hide it.
-        self.telemetry.render(self.front().as_ref()).unwrap_or_else(|e| {
-            tracing::error!("the metrics cannot be written: {e}");
-            String::new()
-        })
+        metrics(&self.telemetry, self.front().as_ref())
     }
 
     fn pressure(&self) -> serde_json::Value {
@@ -118,10 +126,7 @@ impl WorkerPages {
 
 impl Admin for WorkerPages {
     fn healthy(&self) -> Result<(), String> {
-        match self.telemetry.failure() {
-            Some((worker, why)) => Err(format!("{worker} cannot go on: {why}")),
-            None => Ok(()),
-        }
+        healthy(&self.telemetry)
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -138,10 +143,7 @@ impl Admin for WorkerPages {
     }
 
     fn metrics(&self) -> String {
-        self.telemetry.render(None).unwrap_or_else(|e| {
-            tracing::error!("the metrics cannot be written: {e}");
-            String::new()
-        })
+        metrics(&self.telemetry, None)
     }
 
     fn pressure(&self) -> serde_json::Value {

@@ -1,14 +1,21 @@
 //! The gateway of a process, as the options want it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::net::TcpListener;
+
+use super::admin::Pages;
+use super::error::NodeError;
 use super::text::ModelText;
 use crate::cli::FrontOptions;
 use crate::gateway::{
     Engine, Gateway, GenerationDefaults, Limits, ServeConfig, ServedModel, Timeouts, connection_budget,
+    router, serve as listen,
 };
 use crate::model::Model;
+use crate::runtime::Runtime;
 use crate::sampling::{GrammarCompiler, GrammarLimits};
 use crate::telemetry::Telemetry;
 
@@ -42,13 +49,39 @@ pub(super) fn gateway(
         .with_timeouts(timeouts(front))
 }
 
-/// How its listener is served.
-pub(super) fn listening(front: &FrontOptions, telemetry: &Arc<Telemetry>) -> ServeConfig {
-    ServeConfig {
+/// Serves until `stop` resolves or the engine is lost; then what runs may finish within the grace period. Returns how
+/// many connections had to be cut.
+pub(super) async fn serve_front(
+    gateway: Gateway,
+    listener: TcpListener,
+    front: &FrontOptions,
+    runtime: &Arc<Runtime>,
+    pages: &Pages,
+    stop: impl Future<Output = ()>,
+) -> Result<usize, NodeError> {
+    let config = ServeConfig {
         connections: connection_budget(limits(front).connections),
         timeouts: timeouts(front),
-        observer: telemetry.clone(),
+        observer: pages.telemetry.clone(),
+    };
+    let mut lost = None;
+    let stop = async {
+        tokio::select! {
+            () = stop => {}
+            why = runtime.lost() => lost = Some(why),
+        }
+        pages.draining.store(true, Ordering::Relaxed);
+    };
+    let cut = listen(listener, router(Arc::new(gateway)), config, stop).await;
+    if let Some(why) = lost {
+        return Err(NodeError::Lost(why));
     }
+    let grace = if cut == 0 { front.shutdown_grace } else { Duration::ZERO };
+    let runtime = Arc::clone(runtime);
+    if !tokio::task::spawn_blocking(move || runtime.drain(grace)).await? {
+        tracing::warn!("sequences were cut at the end of the grace period");
+    }
+    Ok(cut)
 }
 
 fn defaults(model: &Model) -> GenerationDefaults {

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use sluice_core::front::RankLoad;
 use sluice_core::hello::{Hello, Role};
@@ -16,16 +15,16 @@ use tokio::task::JoinHandle;
 
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
-use super::front::{gateway, listening, served_name};
-use super::listen::bind;
+use super::front::{gateway, serve_front, served_name};
+use super::listen::{bind, bind_admin};
+use super::open_model;
 use super::serve::Serving;
 use super::worker::{WIRE, incarnation, security};
-use super::{open_model, ranks::told};
 use crate::cli::GatewayOptions;
-use crate::gateway::{Keys, router, serve as listen};
+use crate::gateway::Keys;
 use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
-use crate::link::{LinkConfig, Lost, message};
-use crate::runtime::{FrontDoor, RankLink, start_front};
+use crate::link::{LinkConfig, Lost};
+use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{FileSource, Member, PlacementSource as _, Table};
 use crate::telemetry::Telemetry;
@@ -42,10 +41,7 @@ pub async fn run_gateway(
     stop: impl Future<Output = ()>,
 ) -> Result<usize, NodeError> {
     let (listener, address) = bind(options.front.listen).await?;
-    let admin = match options.front.admin_listen {
-        Some(at) => Some(bind(at).await?),
-        None => None,
-    };
+    let admin = bind_admin(options.front.admin_listen).await?;
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     let security = Arc::new(security(&options.node, Role::Gateway)?);
     let source = FileSource::open(&options.node.table)?;
@@ -83,28 +79,11 @@ pub async fn run_gateway(
     let numerics = runtime.numerics_id().as_ref().to_owned();
     let model = served_name(&model, &options.front);
     ready(&Serving { model, listen: address, admin: admin_at, numerics });
-    let mut lost = None;
-    let stop = async {
-        tokio::select! {
-            () = stop => {}
-            why = runtime.lost() => lost = Some(why),
-        }
-        pages.draining.store(true, Ordering::Relaxed);
-    };
-    let cut = listen(listener, router(Arc::new(front)), listening(&options.front, &telemetry), stop).await;
-    if let Some(why) = lost {
-        stop_admin(admin).await?;
-        return Err(NodeError::Lost(why));
-    }
-    let grace = if cut == 0 { options.front.shutdown_grace } else { Duration::ZERO };
-    let drained = tokio::task::spawn_blocking(move || runtime.drain(grace)).await?;
-    if !drained {
-        tracing::warn!("sequences were cut at the end of the grace period");
-    }
+    let served = serve_front(front, listener, &options.front, &runtime, &pages, stop).await;
     following.abort();
     renewing.abort();
     stop_admin(admin).await?;
-    Ok(cut)
+    served
 }
 
 /// A link that ends with its rank's row in the table.
@@ -140,17 +119,14 @@ async fn follow(mut table: watch::Receiver<Arc<Table>>, dialer: Arc<Dialer>, doo
 }
 
 async fn keep(member: Member, dialer: Arc<Dialer>, door: FrontDoor) {
-    let numerics = Arc::new(std::sync::Mutex::new(String::new()));
-    let side = Arc::new(Side { rank: member.number, door, numerics: Arc::clone(&numerics) });
+    let side = Arc::new(Side { rank: member.number, door });
     let rank = member.name.clone();
     let incarnation = dialer.incarnation();
     let dial = move || {
-        let (dialer, member, numerics) = (Arc::clone(&dialer), member.clone(), Arc::clone(&numerics));
+        let (dialer, member) = (Arc::clone(&dialer), member.clone());
         async move {
             let (hello, stream) = dialer.rank(&member).await.map_err(|e| dial_error(&e))?;
-            let id = hello.numerics.unwrap_or_default();
-            *numerics.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = id;
-            Ok(Dialed { stream, cohort: 0 })
+            Ok(Dialed { stream, numerics: hello.numerics.unwrap_or_default().into() })
         }
     };
     Link { dial, side, rank, incarnation, config: LinkConfig::default() }.run().await;
@@ -170,7 +146,6 @@ fn dial_error(e: &GreetError) -> DialError {
 struct Side {
     rank: WorkerId,
     door: FrontDoor,
-    numerics: Arc<std::sync::Mutex<String>>,
 }
 
 impl GatewaySide for Side {
@@ -178,17 +153,16 @@ impl GatewaySide for Side {
         self.door.now()
     }
 
-    fn up(&self, rank: Rank, _cohort: u64, load: RankLoad) {
-        let numerics = self.numerics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        self.door.rank_up(self.rank, &numerics, load, Arc::new(Remote(rank)));
+    fn up(&self, rank: Rank, numerics: &str, load: RankLoad) {
+        self.door.rank_up(self.rank, numerics, load, Arc::new(Remote(rank)));
     }
 
     fn down(&self, _why: &Lost) {
         self.door.rank_down(self.rank);
     }
 
-    fn told(&self, events: Vec<message::Told>) {
-        self.door.rank(self.rank, events.into_iter().map(told).collect(), None);
+    fn told(&self, events: Vec<Told>) {
+        self.door.rank(self.rank, events, None);
     }
 
     fn load(&self, load: RankLoad) {

@@ -12,3 +12,13 @@ pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
 }
+
+/// The admin listener, if there is to be one.
+pub(super) async fn bind_admin(
+    address: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, ServeError> {
+    match address {
+        Some(address) => bind(address).await.map(Some),
+        None => Ok(None),
+    }
+}

@@ -7,7 +7,6 @@ use sluice_core::hello::Hello;
 use sluice_core::ids::{Attempt, GatewayId, Nanos, SeqKey, WorkerId};
 use sluice_core::sequence::Bind;
 
-use crate::link::message;
 use crate::link::rank::{Gateway, Gateways as Sessions, RankSide};
 use crate::runtime::{Clock, Door, FrontLink, Told};
 use crate::sampling::{CompiledGrammar, Draw, SamplingParams};
@@ -47,23 +46,12 @@ struct Remote(Gateway);
 impl FrontLink for Remote {
     fn rank(&self, _rank: WorkerId, events: Vec<Told>, load: Option<RankLoad>) {
         if !events.is_empty() {
-            self.0.told(events.into_iter().map(said).collect());
+            self.0.told(events);
         }
         if let Some(load) = load {
             self.0.load(load);
         }
     }
-}
-
-fn said(told: Told) -> message::Told {
-    let Told { seq, attempt, event, logprobs } = told;
-    message::Told { seq, attempt, event, logprobs }
-}
-
-/// As the run time has it.
-pub(super) fn told(told: message::Told) -> Told {
-    let message::Told { seq, attempt, event, logprobs } = told;
-    Told { seq, attempt, event, logprobs }
 }
 
 /// Connections of gateways, as they come from the mesh.

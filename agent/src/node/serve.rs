@@ -4,15 +4,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
-use super::front::{gateway, listening, served_name};
-use super::listen::bind;
+use super::front::{gateway, serve_front, served_name};
+use super::listen::{bind, bind_admin};
 use super::open_model;
 use crate::cli::ServeOptions;
-use crate::gateway::{Keys, router, serve as listen};
+use crate::gateway::Keys;
 use crate::model::Model;
 use crate::runtime::{Progress, Runtime, Surroundings, launch};
 use crate::telemetry::Telemetry;
@@ -43,10 +42,7 @@ pub async fn serve(
 ) -> Result<usize, NodeError> {
     // The addresses first: a port that is taken should be known before a large model is loaded.
     let (listener, address) = bind(options.front.listen).await?;
-    let admin = match options.front.admin_listen {
-        Some(at) => Some(bind(at).await?),
-        None => None,
-    };
+    let admin = bind_admin(options.front.admin_listen).await?;
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?;
     let telemetry = Arc::new(Telemetry::new(0..options.engine.workers())?);
     let pages = Arc::new(Pages {
@@ -85,30 +81,10 @@ pub async fn serve(
         admin: serving_admin,
         numerics: runtime.numerics_id().as_ref().to_owned(),
     };
-    let config = listening(&options.front, &telemetry);
     ready(&serving);
-    let mut lost = None;
-    let stop = async {
-        tokio::select! {
-            () = stop => {}
-            why = runtime.lost() => lost = Some(why),
-        }
-        pages.draining.store(true, Ordering::Relaxed);
-    };
-    let cut = listen(listener, router(Arc::new(gateway)), config, stop).await;
-    if let Some(why) = lost {
-        stop_admin(admin).await?;
-        return Err(NodeError::Lost(why));
-    }
-    let grace = options.front.shutdown_grace;
-    let drained =
-        tokio::task::spawn_blocking(move || runtime.drain(if cut == 0 { grace } else { Duration::ZERO }))
-            .await?;
-    if !drained {
-        tracing::warn!("sequences were cut at the end of the grace period");
-    }
+    let served = serve_front(gateway, listener, &options.front, &runtime, &pages, stop).await;
     stop_admin(admin).await?;
-    Ok(cut)
+    served
 }
 
 async fn load(

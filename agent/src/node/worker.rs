@@ -10,10 +10,10 @@ use sluice_core::hello::{Hello, Role, WireVersions};
 use sluice_core::ids::{Class, MILLI, WorkerId};
 use tokio::sync::watch;
 
-use super::admin::{AdminTask, WorkerPages};
+use super::admin::{AdminTask, WorkerPages, stop_admin};
 use super::error::NodeError;
 use super::front::grammars;
-use super::listen::bind;
+use super::listen::{bind, bind_admin};
 use super::open_model;
 use super::ranks::{Accepting, Side};
 use crate::cli::{NodeOptions, WorkerOptions};
@@ -55,10 +55,7 @@ pub async fn run_worker(
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let (listener, peers) = bind(options.peer_listen).await?;
-    let admin = match options.admin_listen {
-        Some(at) => Some(bind(at).await?),
-        None => None,
-    };
+    let admin = bind_admin(options.admin_listen).await?;
     let security = Arc::new(security(&options.node, options.role)?);
     let source = Arc::new(FileSource::open(&options.node.table)?);
     let table = source.watch();
@@ -111,9 +108,7 @@ pub async fn run_worker(
     placing.abort();
     drop(mesh);
     tokio::task::spawn_blocking(move || drop(solo)).await?;
-    if let Some(admin) = admin {
-        admin.stop().await?;
-    }
+    stop_admin(admin).await?;
     lost.map_or(Ok(()), |why| Err(NodeError::Lost(why)))
 }
 

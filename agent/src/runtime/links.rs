@@ -9,11 +9,12 @@ use sluice_core::frame::Frame;
 use sluice_core::front::RankLoad;
 use sluice_core::ids::{Attempt, GatewayId, SeqKey, WorkerId};
 use sluice_core::placement::PlacementSlice;
-use sluice_core::sequence::{Bind, RankEvent};
+use sluice_core::sequence::Bind;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::mail::{Arrival, FrontMail, Mail};
-use crate::sampling::{Draw, Logprobs};
+pub use crate::link::message::Told;
+use crate::sampling::Draw;
 
 /// The rows of a worker, as a link sees them.
 pub trait Slab {
@@ -30,19 +31,6 @@ pub trait PeerLink: Send + Sync {
 
     /// Closes both connections.
     fn sever(&self);
-}
-
-/// One word of a rank on a sequence.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Told {
-    /// The sequence.
-    pub seq: SeqKey,
-    /// Its attempt.
-    pub attempt: Attempt,
-    /// The word.
-    pub event: RankEvent,
-    /// Beside a token, if asked for.
-    pub logprobs: Option<Box<Logprobs>>,
 }
 
 /// What reaches a gateway.

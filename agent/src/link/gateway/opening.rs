@@ -38,7 +38,7 @@ impl Pause {
 pub(super) struct Opened<S> {
     pub wire: Wire<S>,
     /// The rank's numerics id.
-    pub cohort: u64,
+    pub numerics: Arc<str>,
     /// Its number in the outbox.
     pub connection: u64,
 }
@@ -130,7 +130,7 @@ where
     }
 
     async fn open(&self, fresh: bool) -> Result<Opened<S>, Failed> {
-        let Dialed { stream, cohort } = (self.link.dial)().await.map_err(|error| match error {
+        let Dialed { stream, numerics } = (self.link.dial)().await.map_err(|error| match error {
             DialError::Refused(why) => Failed::Refused(why),
             DialError::Failed(why) => Failed::Now(why),
         })?;
@@ -139,7 +139,7 @@ where
         match wire.read::<Answer>("answer to the opening of a session").await? {
             Answer::Opened { has } => {
                 let connection = self.outbox.connect(has)?;
-                Ok(Opened { wire, cohort, connection })
+                Ok(Opened { wire, numerics, connection })
             }
             Answer::Unknown => Err(Failed::Lost(self.outbox.lose(Lost::Unknown))),
         }

@@ -147,7 +147,7 @@ impl Net {
             let end = rank.serve(name, far).await;
             self.state.lock().unwrap().ends.push(end);
         });
-        Ok(Dialed { stream: near, cohort: 7 })
+        Ok(Dialed { stream: near, numerics: "7".into() })
     }
 }
 

@@ -162,9 +162,9 @@ impl GatewaySide for Hearer {
         4_000
     }
 
-    fn up(&self, rank: Rank, cohort: u64, load: RankLoad) {
+    fn up(&self, rank: Rank, numerics: &str, load: RankLoad) {
         self.ranks.lock().unwrap().push(rank);
-        self.write(Heard::Up(cohort, load));
+        self.write(Heard::Up(numerics.parse().unwrap(), load));
     }
 
     fn down(&self, why: &Lost) {

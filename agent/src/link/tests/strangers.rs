@@ -133,7 +133,10 @@ async fn rank_saying(bytes: Vec<u8>) -> (Arc<super::sides::Hearer>, tokio::task:
                 let _ = writer.write_all(&bytes).await;
                 while reader.envelope(|| ()).await.is_ok() {}
             });
-            Ok::<_, crate::link::gateway::DialError>(crate::link::gateway::Dialed { stream: near, cohort: 7 })
+            Ok::<_, crate::link::gateway::DialError>(crate::link::gateway::Dialed {
+                stream: near,
+                numerics: "7".into(),
+            })
         }
     };
     let rank = crate::link::gateway::Link {
