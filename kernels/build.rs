@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, exit};
 
 /// Source files and the architectures that each is compiled for.
-const SOURCES: [(&str, &[&str]); 10] = [
+const SOURCES: [(&str, &[&str]); 11] = [
     ("attention", &["90a"]),
     ("attention_plan", EVERYWHERE),
+    ("dense", &["90a"]),
     ("fill", EVERYWHERE),
     ("lists", EVERYWHERE),
     ("merge", EVERYWHERE),
@@ -24,7 +25,7 @@ const SOURCES: [(&str, &[&str]); 10] = [
 ];
 const EVERYWHERE: &[&str] = &["80", "90a", "100a"];
 
-/// Values of N that wgmma instructions are written for; `expert_ffn.cu` and `attention.cu` use these.
+/// Values of N that wgmma instructions are written for; `expert_ffn.cu`, `dense.cu` and `attention.cu` use these.
 const PRODUCT_WIDTHS: [usize; 9] = [8, 16, 32, 64, 96, 128, 160, 192, 256];
 /// And those with their left operand in registers.
 const REGISTER_PRODUCT_WIDTHS: [usize; 2] = [64, 128];

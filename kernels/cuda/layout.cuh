@@ -41,6 +41,12 @@ __device__ __forceinline__ uint64_t operand(uint32_t address, uint32_t strip_byt
          2ull << 62;
 }
 
+// The same under the 128-byte swizzle, rows of 64 columns: as a tensor map writes tokens.
+__device__ __forceinline__ uint64_t wide_operand(uint32_t address) {
+  return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | 1ull << 16 | static_cast<uint64_t>(1024 >> 4) << 32 |
+         1ull << 62;
+}
+
 // What to add to an operand to move it on by so many bytes.
 __host__ __device__ constexpr uint64_t operand_offset(uint32_t bytes) { return bytes >> 4; }
 

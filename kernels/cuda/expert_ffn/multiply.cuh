@@ -1,68 +1,18 @@
 // The products of one warpgroup: weights are the M operand, tokens the N operand, and K is walked in one order by one
 // chain of accumulators (per segment). So a row's bits depend on neither N, nor the tile, nor the other rows.
 #pragma once
+#include "../accumulators.cuh"
 #include "ring.cuh"
-#include "wgmma.cuh"
 
 namespace ffn {
 
-// Sums that wait in global memory: a thread's pieces of 16 bytes lie a warpgroup's pieces apart.
-constexpr int kScratchStride = 128;
+using products::Accumulators;
+using products::kScratchStride;
+
 // The largest N at which all levels of the tree over segments wait in registers.
 constexpr int kTokensWithAllLevels = 64;
 
-template <int kTiles, int kTokens>
-struct Accumulators {
-  float v[kTiles][kTokens / 2];
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int m = 0; m < kTiles; m++) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; i++) v[m][i] = 0.f;
-    }
-  }
-  __device__ __forceinline__ void add(const Accumulators& other) {
-#pragma unroll
-    for (int m = 0; m < kTiles; m++) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; i++) v[m][i] = __fadd_rn(other.v[m][i], v[m][i]);
-    }
-  }
-  __device__ __forceinline__ void store(float4* to) const {
-#pragma unroll
-    for (int m = 0; m < kTiles; m++) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; i += 4) {
-        to[(m * kTokens / 8 + i / 4) * kScratchStride] = make_float4(v[m][i], v[m][i + 1], v[m][i + 2], v[m][i + 3]);
-      }
-    }
-  }
-  __device__ __forceinline__ void load(const float4* from) {
-#pragma unroll
-    for (int m = 0; m < kTiles; m++) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; i += 4) {
-        const float4 four = from[(m * kTokens / 8 + i / 4) * kScratchStride];
-        v[m][i] = four.x;
-        v[m][i + 1] = four.y;
-        v[m][i + 2] = four.z;
-        v[m][i + 3] = four.w;
-      }
-    }
-  }
-  __device__ __forceinline__ void wait() {
-    ptx::products_wait<0>();
-#pragma unroll
-    for (int m = 0; m < kTiles; m++) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; i++) ptx::after_wait(v[m][i]);
-    }
-  }
-};
-
-// One block of 32 columns. Accumulators start from zeros instead of a first product that overwrites them: that form made
-// ptxas spill and serialize the products.
+// One block of 32 columns.
 template <class S, int kTokens>
 __device__ __forceinline__ void multiply_block(Accumulators<S::kTiles, kTokens>& acc, uint64_t weights, uint64_t tokens) {
 #pragma unroll

@@ -1,8 +1,7 @@
 // The block's shared memory: a ring of stages between the warps that load and the warpgroups that multiply, and what
 // the roles share beside it.
 #pragma once
-#include <stddef.h>
-
+#include "../ring.cuh"
 #include "tiles.cuh"
 
 namespace ffn {
@@ -52,34 +51,16 @@ constexpr int shared_bytes() {
   return kSharedAlignment + static_cast<int>(sizeof(Shared<S>));
 }
 
-// One role's place in the ring. All roles walk the same stages in the same order; how many the ring's bytes make depends
-// on the launch's chunk.
+// One role's place in the ring. How many stages the ring's bytes make depends on the launch's chunk.
 template <class S>
-class Place {
+class Place : public ring::Place<Shared<S>> {
  public:
   __device__ Place(uint32_t shared, int chunk)
-      : shared_(shared),
-        stage_bytes_(S::kWeightBytes + chunk / 8 * S::kTokenBytes),
-        stages_(S::kRingBytes / (S::kWeightBytes + chunk / 8 * S::kTokenBytes)) {}
+      : ring::Place<Shared<S>>(shared, S::kWeightBytes + chunk / 8 * S::kTokenBytes,
+                               S::kRingBytes / (S::kWeightBytes + chunk / 8 * S::kTokenBytes)) {}
 
-  __device__ __forceinline__ int stages() const { return stages_; }
-  __device__ __forceinline__ uint32_t weights() const { return shared_ + stage_ * stage_bytes_; }
+  __device__ __forceinline__ uint32_t weights() const { return this->stage(); }
   __device__ __forceinline__ uint32_t tokens() const { return weights() + S::kWeightBytes; }
-  __device__ __forceinline__ uint32_t full() const { return shared_ + offsetof(Shared<S>, full) + 8 * stage_; }
-  __device__ __forceinline__ uint32_t empty() const { return shared_ + offsetof(Shared<S>, empty) + 8 * stage_; }
-  __device__ __forceinline__ void wait_full() const { ptx::barrier_wait(full(), parity_); }
-  __device__ __forceinline__ void wait_empty() const { ptx::barrier_wait(empty(), parity_ ^ 1); }
-  __device__ __forceinline__ void advance() {
-    if (++stage_ == stages_) {
-      stage_ = 0;
-      parity_ ^= 1;
-    }
-  }
-
- private:
-  uint32_t shared_, stage_bytes_;
-  int stages_, stage_ = 0;
-  uint32_t parity_ = 0;
 };
 
 }  // namespace ffn

@@ -1,7 +1,6 @@
 // What becomes of a finished tile: SiLU(gate) * up into h, or rows of y.
 //
-// Thread l of warp w holds, for token 8j + 2(l % 4) + {0, 1}, the weight rows 16w + l / 4 (accumulators 4j, 4j + 1) and
-// 8 further (4j + 2, 4j + 3): in gate_up the gate and the up row of the same column.
+// A thread's two rows of weights (accumulators.cuh) are, in gate_up, the gate and the up row of the same column.
 #pragma once
 #include "multiply.cuh"
 

@@ -10,12 +10,14 @@
 //!   router's ids to merged rows: lists, experts, merge. Calls rotate over sets of weights. `--all` prints every variant and
 //!   split; `--counts` writes how many rows each expert had, for `grouped_mm.py`.
 //! - **decode** and **prefill**: attention of one block. `--all` prints decode for several cuts of the work.
+//! - **dense** products: the projections around attention, and the logits. `--all` prints every kind of tiles.
 //! - **ops**: the small kernels around them.
 #![allow(clippy::unwrap_used)]
 
 mod attention;
 #[path = "../common/mod.rs"]
 mod common;
+mod dense;
 mod experts;
 mod ops;
 
@@ -64,6 +66,7 @@ fn bench(arguments: &Arguments) -> Result<(), Error> {
     if arguments.wants("ops") {
         ops::bench(&device)?;
     }
+    dense::bench(&device, arguments)?;
     experts::bench(&device, arguments)
 }
 

@@ -1,7 +1,7 @@
 //! Whether the CUDA kernels compute what they must, on a GPU.
 //!
 //! `cargo run --release -p sluice-kernels --features cuda --example cuda_check [-- [--quick] [--seconds=N] [experts]
-//! [attention] [rows]]`
+//! [attention] [rows] [dense]]`
 //!
 //! Every op against its f64 twin; poisoned outputs all written; and the same bits for a row whatever the rows beside it and
 //! however the work is cut. Then, for `--seconds` per shape, random launches against the first one's bits. `--quick` takes
@@ -12,6 +12,7 @@
 mod attention;
 #[path = "../common/mod.rs"]
 mod common;
+mod dense;
 mod experts;
 mod rows;
 
@@ -39,6 +40,9 @@ fn check(named: &[&str], quick: bool, stress: Duration) -> Result<(), Error> {
     let wanted = |name| named.is_empty() || named.contains(&name);
     if wanted("rows") {
         rows::check(&device, quick)?;
+    }
+    if wanted("dense") {
+        dense::check(&device, quick, stress)?;
     }
     if wanted("attention") {
         attention::check(&device, quick, stress)?;

@@ -53,6 +53,7 @@ mod tests {
             "expert_ffn",
             "attention",
             "attention_plan",
+            "dense",
             "rope",
             "router",
             "rows",

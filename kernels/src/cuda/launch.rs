@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::sys;
+use cudarc::driver::{DriverError, sys};
 
 use super::device::{Device, Kernel};
 use super::error::{Doing, Error};
@@ -26,13 +26,67 @@ pub(crate) unsafe fn launch(
     start: Start,
     arguments: &mut [*mut c_void],
 ) -> Result<(), Error> {
+    let mut overlap = [OVERLAP];
+    let attributes: &mut [_] = if start == Start::Overlapped { &mut overlap } else { &mut [] };
+    // SAFETY: the caller's.
+    unsafe { launch_with(device, kernel, grid, attributes, arguments) }
+}
+
+/// Launches `clusters` clusters of `size` blocks, and overlaps them with the kernel before.
+///
+/// # Safety
+/// As [`launch`].
+pub(crate) unsafe fn launch_clusters(
+    device: &Device,
+    kernel: Kernel,
+    clusters: u32,
+    size: u32,
+    arguments: &mut [*mut c_void],
+) -> Result<(), Error> {
+    let mut attributes = [OVERLAP, cluster_of(size)];
+    // SAFETY: the caller's.
+    unsafe { launch_with(device, kernel, (clusters * size, 1), &mut attributes, arguments) }
+}
+
+/// How many clusters of `size` blocks of `kernel` the device runs at once.
+pub(crate) fn clusters_at_once(device: &Device, kernel: Kernel, size: u32) -> Result<usize, Error> {
     device.bind()?;
-    let mut overlap = sys::CUlaunchAttribute {
-        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-        pad: [0; 4],
-        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    let mut attributes = [cluster_of(size)];
+    let config = config(device, kernel, (size, 1), &mut attributes);
+    let mut clusters = 0;
+    // SAFETY: writes one int; the configuration outlives the call.
+    let asked: Result<(), DriverError> = unsafe {
+        sys::cuOccupancyMaxActiveClusters(&raw mut clusters, kernel.function, &raw const config).result()
     };
-    let config = sys::CUlaunchConfig {
+    asked.doing("asking how many clusters of blocks fit the device")?;
+    Ok(usize::try_from(clusters).unwrap_or(0))
+}
+
+const OVERLAP: sys::CUlaunchAttribute = sys::CUlaunchAttribute {
+    id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+    pad: [0; 4],
+    value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+};
+
+fn cluster_of(size: u32) -> sys::CUlaunchAttribute {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.clusterDim.x = size;
+    value.clusterDim.y = 1;
+    value.clusterDim.z = 1;
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value,
+    }
+}
+
+fn config(
+    device: &Device,
+    kernel: Kernel,
+    grid: (u32, u32),
+    attributes: &mut [sys::CUlaunchAttribute],
+) -> sys::CUlaunchConfig {
+    sys::CUlaunchConfig {
         gridDimX: grid.0,
         gridDimY: grid.1,
         gridDimZ: 1,
@@ -41,10 +95,23 @@ pub(crate) unsafe fn launch(
         blockDimZ: 1,
         sharedMemBytes: kernel.shared,
         hStream: device.stream().cu_stream(),
-        attrs: &raw mut overlap,
-        numAttrs: u32::from(start == Start::Overlapped),
-    };
-    // SAFETY: the configuration outlives the call; the arguments are the caller's.
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: attributes.len() as u32,
+    }
+}
+
+/// # Safety
+/// As [`launch`].
+unsafe fn launch_with(
+    device: &Device,
+    kernel: Kernel,
+    grid: (u32, u32),
+    attributes: &mut [sys::CUlaunchAttribute],
+    arguments: &mut [*mut c_void],
+) -> Result<(), Error> {
+    device.bind()?;
+    let config = config(device, kernel, grid, attributes);
+    // SAFETY: the configuration and its attributes outlive the call; the arguments are the caller's.
     unsafe {
         sys::cuLaunchKernelEx(
             &raw const config,

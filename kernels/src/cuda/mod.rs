@@ -18,6 +18,8 @@
 //!   that what was summed is brought to a new one by a power of two, exactly. Weights are rounded to bf16 for the chain over
 //!   the block's values, which goes on from block to block of a chunk; their f32 sum is made in a fixed order. Chunks are
 //!   computed from nothing and added in order. So decode, prefill and replay agree, however the work is cut.
+//! - **Dense products** (the projections around attention, the logits): one chain over the columns, or, by the matrix's shape
+//!   alone, four chains of a quarter of them each, added as (0 + 1) + (2 + 3).
 //! - **Norms** sum squares in a fixed tree over the row's length; a head's, before its rotation, is not rounded in between.
 //! - **Router**: the CPU kernels' bits.
 //! - **Merge**: `residual + s`, where s is the chain of `fma(w_k, y_k, s)` from +0 in the router's order.
@@ -26,6 +28,7 @@
 
 mod attention;
 mod cubins;
+mod dense;
 mod device;
 mod error;
 mod experts;
@@ -34,6 +37,7 @@ mod graph;
 mod kv;
 mod launch;
 mod merge;
+mod relayout;
 mod rope;
 mod router;
 mod rows;
@@ -45,6 +49,7 @@ pub const KERNEL_SET: &str = "cuda-sm90-2";
 
 pub use attention::{Attention, AttentionPlan, PlanLimits, Tiles};
 pub use cubins::available_cubins;
+pub use dense::{Dense, DenseOutput, DenseShape, DenseTiles, DenseTuning, DenseWeights};
 pub use device::{Buffer, Device};
 pub use error::Error;
 pub use experts::{Bounds, ExpertCall, ExpertFfn, Output, Pairs, Rows, Split, Tuning, Variant};

@@ -3,13 +3,10 @@
 use cudarc::driver::CudaView;
 use half::bf16;
 
-use super::device::{Buffer, Device, Kernel};
-use super::launch::{Start, argument, launch};
+use super::device::{Buffer, Device};
+use super::relayout::Relayout;
 use super::{Error, ExpertShape};
 use crate::error::{below, same};
-
-const RELAYOUT_THREADS: u32 = 256;
-const VALUES_PER_THREAD: usize = 8;
 
 /// Slots of one shape, claimed at once.
 #[derive(Debug)]
@@ -17,7 +14,7 @@ pub struct ExpertSlots {
     shape: ExpertShape,
     slots: usize,
     weights: Buffer<bf16>,
-    relayout: Kernel,
+    relayout: Relayout,
 }
 
 /// A whole expert's matrices on the device, row-major: gate and up `[f, d]`, down `[d, f]`.
@@ -38,7 +35,7 @@ impl ExpertSlots {
             shape: shape.clone(),
             slots,
             weights: device.zeros(slots * shape.slot_values())?,
-            relayout: device.kernel("relayout", "relayout", RELAYOUT_THREADS)?,
+            relayout: Relayout::new(device)?,
         })
     }
 
@@ -73,36 +70,11 @@ impl ExpertSlots {
         let to_gate_up = weights + bytes(slot_start);
         let to_down = to_gate_up + bytes(2 * d * held.len());
         // SAFETY: gate and up have the rows `held`, d long; the slot has room for both.
-        unsafe { self.strips(device, [gate + first_row, up + first_row], d, to_gate_up, 2 * held.len(), d)? };
+        unsafe {
+            let from = [gate + first_row, up + first_row];
+            self.relayout.run(device, from, d, to_gate_up, (2 * held.len(), d))?;
+        }
         // SAFETY: down has d rows of f values, of which the columns `held` go behind gate and up.
-        unsafe { self.strips(device, [down + first_column, 0], f, to_down, d, held.len()) }
-    }
-
-    /// # Safety
-    /// `from` names matrices of `rows` rows in all, `columns` long, `stride` apart; `to` has room for them.
-    unsafe fn strips(
-        &self,
-        device: &Device,
-        from: [u64; 2],
-        stride: usize,
-        to: u64,
-        rows: usize,
-        columns: usize,
-    ) -> Result<(), Error> {
-        let [mut first, mut second] = from;
-        let (mut stride, mut to) = (stride as i64, to);
-        // ExpertShape bounds both sizes.
-        let (mut rows_i32, mut columns_i32) = (rows as i32, columns as i32);
-        let blocks = (rows * columns).div_ceil(VALUES_PER_THREAD * RELAYOUT_THREADS as usize);
-        let mut arguments = [
-            argument(&mut first),
-            argument(&mut second),
-            argument(&mut stride),
-            argument(&mut to),
-            argument(&mut rows_i32),
-            argument(&mut columns_i32),
-        ];
-        // SAFETY: the parameters of `relayout`; the memory is the caller's.
-        unsafe { launch(device, self.relayout, (blocks as u32, 1), Start::AfterPrevious, &mut arguments) }
+        unsafe { self.relayout.run(device, [down + first_column, 0], f, to_down, (d, held.len())) }
     }
 }
