@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, exit};
 
 /// Source files and the architectures that each is compiled for.
-const SOURCES: [(&str, &[&str]); 11] = [
+const SOURCES: [(&str, &[&str]); 12] = [
     ("attention", &["90a"]),
     ("attention_plan", EVERYWHERE),
     ("dense", &["90a"]),
     ("fill", EVERYWHERE),
     ("lists", EVERYWHERE),
+    ("logits", EVERYWHERE),
     ("merge", EVERYWHERE),
     ("relayout", EVERYWHERE),
     ("rope", EVERYWHERE),

@@ -1,7 +1,11 @@
 // From a router's logits to experts and weights: the CPU kernels' sequence of operations, and so their bits.
+#include "order.cuh"
 #include "ptx.cuh"
 
 namespace {
+
+using order::order_of;
+using order::value_of;
 
 constexpr int kThreads = 128;
 // Experts per lane, for up to 128 and up to 512 experts.
@@ -41,16 +45,6 @@ __device__ float exp_rn(float x) {
 
 // The larger; b where either is NaN.
 __device__ float larger(float a, float b) { return b < a ? a : b; }
-
-// An integer that is above 0 and orders as the values do, both zeros alike. NaN orders below everything, so that the choice is
-// defined.
-__device__ unsigned order_of(float x) {
-  const int bits = __float_as_int(isnan(x) ? -INFINITY : __fadd_rn(x, 0.f));
-  return bits < 0 ? ~bits : bits | 0x80000000;
-}
-__device__ float value_of(unsigned order) {
-  return __int_as_float(order & 0x80000000 ? order & 0x7FFFFFFF : ~order);
-}
 
 // A warp per row; lane l has experts l, l + 32, ...
 template <int kMine>

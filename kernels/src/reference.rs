@@ -69,6 +69,12 @@ pub fn softmax(x: &[f64]) -> Vec<f64> {
     exps.iter().map(|e| e / sum).collect()
 }
 
+/// The logarithm of the sum of exp(x).
+pub fn log_sum_exp(x: &[f32]) -> f64 {
+    let max = x.iter().fold(f64::NEG_INFINITY, |max, x| max.max(f64::from(*x)));
+    max + x.iter().map(|x| (f64::from(*x) - max).exp()).sum::<f64>().ln()
+}
+
 /// How a router chooses for one row; the fields mean what [`crate::cpu::Router`]'s do.
 #[derive(Clone, Copy, Debug)]
 pub struct Router<'a> {

@@ -3,7 +3,7 @@
 use half::bf16;
 use sluice_kernels::cuda::{
     Buffer, Dense, DenseOutput, DenseShape, DenseTiles, DenseTuning, DenseWeights, Device, Error, Fill,
-    RowNorm, RowOps, Rows,
+    LogitSummary, RowNorm, RowOps, Rows, Summary,
 };
 
 use crate::{Arguments, BYTES_PER_SECOND, CALLS, FLOPS_PER_SECOND, time};
@@ -31,7 +31,12 @@ pub fn bench(device: &Device, arguments: &Arguments) -> Result<(), Error> {
         if !(arguments.wants(name) || arguments.wants("dense")) {
             continue;
         }
-        let mut bench = Bench::new(device, outputs, columns, single)?;
+        let shape = DenseShape::new(outputs, columns)?;
+        let mut bench = Bench::new(device, &shape, single)?;
+        let whole = DenseShape::in_segments(outputs, columns, 1)?;
+        let mut whole = (arguments.flag("all") && whole != shape)
+            .then(|| Bench::new(device, &whole, single))
+            .transpose()?;
         let most = if single { 256 } else { 1024 };
         for rows in ROWS.into_iter().filter(|rows| *rows <= most) {
             let floor = floor_us(outputs, columns, single, rows);
@@ -39,14 +44,13 @@ pub fn bench(device: &Device, arguments: &Arguments) -> Result<(), Error> {
             let behind = bench.behind_norm(rows)?;
             println!("| {name} | {rows} | {floor:.1} | {us:.1} ({:.2}) | {behind:.1} |", floor / us);
             if arguments.flag("all") {
-                for tuning in tunings(rows) {
-                    let us = bench.product(rows, tuning)?;
-                    println!(
-                        "    {:?} chunk {}: {us:.1} ({:.2})",
-                        tuning.tiles.unwrap(),
-                        tuning.chunk,
-                        floor / us
-                    );
+                let segments = [(Some(&mut bench), "as it is"), (whole.as_mut(), "one segment")];
+                for (bench, segments) in segments.into_iter().filter_map(|(b, s)| b.map(|b| (b, s))) {
+                    for tuning in tunings(rows) {
+                        let us = bench.product(rows, tuning)?;
+                        let (tiles, chunk) = (tuning.tiles.unwrap(), tuning.chunk);
+                        println!("    {segments}, {tiles:?} chunk {chunk}: {us:.1} ({:.2})", floor / us);
+                    }
                 }
             }
         }
@@ -67,14 +71,14 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(device: &'a Device, outputs: usize, columns: usize, single: bool) -> Result<Self, Error> {
-        let shape = DenseShape::new(outputs, columns)?;
+    fn new(device: &'a Device, shape: &DenseShape, single: bool) -> Result<Self, Error> {
+        let (outputs, columns) = (shape.outputs(), shape.columns());
         let fill = Fill::new(device)?;
         let mut matrix: Buffer<bf16> = device.zeros(shape.values())?;
         let mut sets = Vec::new();
         for set in 0..ROTATED_BYTES.div_ceil(shape.values() * size_of::<bf16>()).max(2) {
             fill.normal(device, &mut matrix, (set as u64) << 40, 0.02)?;
-            let mut weights = DenseWeights::new(device, &shape)?;
+            let mut weights = DenseWeights::new(device, shape)?;
             weights.load(device, 0, &matrix.as_view())?;
             sets.push(weights);
         }
@@ -142,4 +146,28 @@ fn floor_us(outputs: usize, columns: usize, single: bool, rows: usize) -> f64 {
     let bytes = 2 * (outputs * columns + rows * columns) + rows * outputs * if single { 4 } else { 2 };
     let flops = 2 * outputs * columns * rows;
     (bytes as f64 / BYTES_PER_SECOND).max(flops as f64 / FLOPS_PER_SECOND) * 1e6
+}
+
+/// The summary of rows of logits; few rows are in L2, as they are behind the product that made them.
+pub fn logits(device: &Device) -> Result<(), Error> {
+    println!("summary of logits");
+    println!("| logits | rows | floor us | us (of floor) |");
+    println!("| --- | --- | --- | --- |");
+    for columns in [32_000, 151_936] {
+        for rows in [1, 16, 64, 256] {
+            let logits: Vec<f32> =
+                (0..rows * columns).map(|i| (i * 2_654_435_761 % 1000) as f32 / 100.0).collect();
+            let logits = device.upload(&logits)?;
+            let mut summary = LogitSummary::new(device, columns, rows)?;
+            let (mut ids, mut best, mut log_sums) =
+                (device.zeros(rows)?, device.zeros(rows)?, device.zeros(rows)?);
+            let us = time(device, CALLS, |_| {
+                let out = Summary { ids: &mut ids, best: &mut best, log_sums: &mut log_sums };
+                summary.run(device, rows, &logits, columns, out)
+            })?;
+            let floor = (4 * rows * columns) as f64 / BYTES_PER_SECOND * 1e6;
+            println!("| {columns} | {rows} | {floor:.1} | {us:.1} ({:.2}) |", floor / us);
+        }
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@
 //!   split; `--counts` writes how many rows each expert had, for `grouped_mm.py`.
 //! - **decode** and **prefill**: attention of one block. `--all` prints decode for several cuts of the work.
 //! - **dense** products: the projections around attention, and the logits. `--all` prints every kind of tiles.
+//! - **logits**: the best logit of each row, and the sum of its exponentials.
 //! - **ops**: the small kernels around them.
 #![allow(clippy::unwrap_used)]
 
@@ -67,6 +68,9 @@ fn bench(arguments: &Arguments) -> Result<(), Error> {
         ops::bench(&device)?;
     }
     dense::bench(&device, arguments)?;
+    if arguments.wants("logits") {
+        dense::logits(&device)?;
+    }
     experts::bench(&device, arguments)
 }
 

@@ -35,8 +35,8 @@ struct Case {
     single: bool,
 }
 
-/// All shapes.
-pub fn check(device: &Device, quick: bool, stress: Duration) -> Result<(), Error> {
+/// All shapes, or those whose name contains `only`.
+pub fn check(device: &Device, only: &str, quick: bool, stress: Duration) -> Result<(), Error> {
     let case = |name, outputs, columns, rows, single| Case { name, outputs, columns, rows, single };
     let cases = [
         case("one strip", 8, 64, 9, true),
@@ -51,7 +51,7 @@ pub fn check(device: &Device, quick: bool, stress: Duration) -> Result<(), Error
         case("vocabulary of Mixtral 8x7B", 32_000, 4096, 130, true),
         case("vocabulary of Qwen3-30B-A3B", 151_936, 2048, 40, true),
     ];
-    for mut case in cases {
+    for mut case in cases.into_iter().filter(|case| case.name.contains(only)) {
         if quick {
             case.rows = case.rows.min(40);
         }

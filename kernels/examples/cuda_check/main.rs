@@ -1,11 +1,11 @@
 //! Whether the CUDA kernels compute what they must, on a GPU.
 //!
-//! `cargo run --release -p sluice-kernels --features cuda --example cuda_check [-- [--quick] [--seconds=N] [experts]
-//! [attention] [rows] [dense]]`
+//! `cargo run --release -p sluice-kernels --features cuda --example cuda_check [-- [--quick] [--seconds=N] [--only=SHAPE] [experts]
+//! [attention] [rows] [dense] [logits]]`
 //!
 //! Every op against its f64 twin; poisoned outputs all written; and the same bits for a row whatever the rows beside it and
 //! however the work is cut. Then, for `--seconds` per shape, random launches against the first one's bits. `--quick` takes
-//! small shapes and few kinds of launches only, for compute-sanitizer. Without a name, all. Exits with an error at the first
+//! small shapes and few kinds of launches only, for compute-sanitizer; `--only` takes dense shapes whose name contains it. Without a name, all. Exits with an error at the first
 //! deviation.
 #![allow(clippy::unwrap_used)]
 
@@ -14,6 +14,7 @@ mod attention;
 mod common;
 mod dense;
 mod experts;
+mod logits;
 mod rows;
 
 use std::time::Duration;
@@ -27,14 +28,15 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|a| a == "--quick");
     let seconds = arguments.iter().find_map(|a| a.strip_prefix("--seconds=")?.parse().ok()).unwrap_or(0.0);
+    let only = arguments.iter().find_map(|a| a.strip_prefix("--only=")).unwrap_or("");
     let named: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
-    if let Err(error) = check(&named, quick, Duration::from_secs_f64(seconds)) {
+    if let Err(error) = check(&named, only, quick, Duration::from_secs_f64(seconds)) {
         eprintln!("cuda_check: {error}");
         std::process::exit(1);
     }
 }
 
-fn check(named: &[&str], quick: bool, stress: Duration) -> Result<(), Error> {
+fn check(named: &[&str], only: &str, quick: bool, stress: Duration) -> Result<(), Error> {
     let device = Device::open(0)?;
     println!("{}: {} multiprocessors", device.name(), device.multiprocessors());
     let wanted = |name| named.is_empty() || named.contains(&name);
@@ -42,7 +44,10 @@ fn check(named: &[&str], quick: bool, stress: Duration) -> Result<(), Error> {
         rows::check(&device, quick)?;
     }
     if wanted("dense") {
-        dense::check(&device, quick, stress)?;
+        dense::check(&device, only, quick, stress)?;
+    }
+    if wanted("logits") {
+        logits::check(&device, quick)?;
     }
     if wanted("attention") {
         attention::check(&device, quick, stress)?;

@@ -48,6 +48,7 @@ mod tests {
         for name in [
             "fill",
             "lists",
+            "logits",
             "merge",
             "relayout",
             "expert_ffn",

@@ -21,6 +21,7 @@
 //! - **Dense products** (the projections around attention, the logits): one chain over the columns, or, by the matrix's shape
 //!   alone, four chains of a quarter of them each, added as (0 + 1) + (2 + 3).
 //! - **Norms** sum squares in a fixed tree over the row's length; a head's, before its rotation, is not rounded in between.
+//! - **Logits**: the sum of exponentials is made in slices of 4,096, relative to each one's best, and folded in a fixed tree.
 //! - **Router**: the CPU kernels' bits.
 //! - **Merge**: `residual + s`, where s is the chain of `fma(w_k, y_k, s)` from +0 in the router's order.
 //!
@@ -36,6 +37,7 @@ mod fill;
 mod graph;
 mod kv;
 mod launch;
+mod logits;
 mod merge;
 mod relayout;
 mod rope;
@@ -56,6 +58,7 @@ pub use experts::{Bounds, ExpertCall, ExpertFfn, Output, Pairs, Rows, Split, Tun
 pub use fill::Fill;
 pub use graph::Graph;
 pub use kv::{KvCache, KvCall, KvShape};
+pub use logits::{LogitSummary, Summary};
 pub use merge::{Merge, MergeIo, Returned};
 pub use rope::{HeadNorms, RopeAppend, RopeTable};
 pub use router::{Route, Routed, Router};
