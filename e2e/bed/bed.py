@@ -72,7 +72,7 @@ class Bed:
         scenario = self.scenario
         agents = Agents(scenario, self.lab, self.binaries, self.work)
         pki = self._certificates()
-        control = Control(agents, *self._table())
+        control = Control(agents, *self._table(), pki)
         control.write_tables()
         # Ctrl-C and SIGTERM end what runs; the clean-up follows.
         main = asyncio.current_task()

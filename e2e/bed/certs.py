@@ -19,10 +19,10 @@ LEAF = (
 
 
 def identity(deployment: str, role: str, worker: str) -> str:
-    """The URI of a leaf. Gateways have no names of their own."""
+    """The URI of a leaf. Gateways have no names of their own, nor has the operator."""
     namespace, name = deployment.split("/")
     base = f"spiffe://sluice/ns/{namespace}/moe/{name}/role/{role}"
-    return base if role == "gateway" else f"{base}/worker/{worker}"
+    return base if role in ("gateway", "operator") else f"{base}/worker/{worker}"
 
 
 class Authority:
@@ -110,6 +110,13 @@ class Pki:
         secret.write(*self.authority.leaf(uri), [self.authority.pem()])
         self.secrets[worker] = (secret, uri)
         return secret.directory
+
+    @property
+    def operator(self) -> Path:
+        """The certificate of who may push tables."""
+        if "operator" not in self.secrets:
+            self.issue("operator", "operator")
+        return self.secrets["operator"][0].directory
 
     def rotate_leaves(self) -> None:
         for secret, uri in self.secrets.values():

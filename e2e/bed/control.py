@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import ssl
 import time
 
 import counters
+import pages
 from agents import Agents
+from certs import Pki
 from counters import Sums
 from machine import Unable
-from table import Placed, Shape, Unit, hottest, write
+from table import PEER_PORT, Placed, Shape, Unit, hottest, write
 
 TABLE_PAGE = "/v1/placement"
 # A slot of a small model loads in milliseconds; a host that is busy takes longer.
@@ -16,8 +19,8 @@ LOADED = 60.0
 
 
 class Control:
-    def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None):
-        self.agents, self._table, self._shape = agents, table, shape
+    def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None, pki: Pki | None):
+        self.agents, self._table, self._shape, self._pki = agents, table, shape, pki
         self.sums = Sums()
         # Held by whoever changes the table.
         self.changing = asyncio.Lock()
@@ -37,17 +40,23 @@ class Control:
                 write(self.agents.table(name), self._table.document(agent.host.sees))
 
     async def publish(self, by: str) -> None:
-        """The table to everybody: by file, or by HTTP (the files follow, for those who start later)."""
+        """The table to everybody: by file, or by HTTP to those who listen to peers (their files follow, for who starts later)."""
         if by == "http":
+            tls = pages.as_operator(self._pki.operator) if self._pki else None
             for name, agent in self.agents.all.items():
-                if agent.running:
-                    body = json.dumps(self.table.document(agent.host.sees)).encode()
-                    status, text = await counters.get(self.agents.address(name), TABLE_PAGE, 5, "PUT", body)
-                    if status not in (200, 202, 204):
-                        raise Unable(f"{name} answered a pushed table with {status}: {text.strip()[:200]}")
+                if agent.running and agent.host.role != "gateway":
+                    await self._push(name, json.dumps(self.table.document(agent.host.sees)).encode(), tls)
         elif by != "file":
             raise Unable(f"a table is published by `file` or `http`, not {by!r}")
         await asyncio.to_thread(self.write_tables)
+
+    async def _push(self, name: str, body: bytes, tls: ssl.SSLContext | None) -> None:
+        try:
+            status, text = await pages.get(self.agents.address(name), TABLE_PAGE, 5, "PUT", body, PEER_PORT, tls)
+        except (OSError, asyncio.TimeoutError, ValueError, IndexError) as error:
+            raise Unable(f"{name} took no pushed table: {type(error).__name__} {error}") from error
+        if status not in (200, 202, 204):
+            raise Unable(f"{name} answered a pushed table with {status}: {text.strip()[:200]}")
 
     async def ready(self, name: str, patience: float) -> None:
         end = time.monotonic() + patience
@@ -60,7 +69,7 @@ class Control:
                     return
                 raise Unable(f"{name} ended with {agent.process.returncode} before it was ready; its log: {agent.log}")
             try:
-                status, last = await counters.get(self.agents.address(name), "/readyz", 2)
+                status, last = await pages.get(self.agents.address(name), "/readyz", 2)
                 if status == 200:
                     return self.agents.returned(name)
             except (OSError, asyncio.TimeoutError, ValueError, IndexError) as error:
@@ -72,7 +81,7 @@ class Control:
         """Keeps a process' counters; one that does not answer keeps those it had."""
         incarnation = self.agents.all[name].incarnation
         try:
-            status, text = await counters.get(self.agents.address(name), "/metrics", 0.5)
+            status, text = await pages.get(self.agents.address(name), "/metrics", 0.5)
         except (OSError, asyncio.TimeoutError, ValueError, IndexError):
             return
         if status == 200:
@@ -88,7 +97,7 @@ class Control:
             await asyncio.sleep(1.0)
 
     async def pressure(self, name: str) -> dict:
-        status, text = await counters.get(self.agents.address(name), "/v1/pressure", 5)
+        status, text = await pages.get(self.agents.address(name), "/v1/pressure", 5)
         if status != 200:
             raise Unable(f"{name}: /v1/pressure gave {status}: {text.strip()[:200]}")
         return json.loads(text)
@@ -103,8 +112,8 @@ class Control:
         if isinstance(wanted, str) and wanted.partition(":")[0] == "hottest":
             count = int(wanted.partition(":")[2] or 1)
             ranks = [n for n, a in self.agents.all.items() if a.running and a.host.role in ("attention", "hybrid")]
-            pages = [await self.pressure(name) for name in ranks]
-            return hottest([w["dispatched"] for page in pages for w in page["workers"] if w["dispatched"]], self._shape, count)
+            told = [await self.pressure(name) for name in ranks]
+            return hottest([w["dispatched"] for page in told for w in page["workers"] if w["dispatched"]], self._shape, count)
         if isinstance(wanted, list):
             return [(block, expert) for block, expert in wanted]
         raise Unable(f"units are `all`, `held`, `hottest`, `hottest:N` or a list, not {wanted!r}")

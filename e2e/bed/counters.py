@@ -1,11 +1,9 @@
 """Counters of all processes, summed over their restarts: what a killed process had counted is kept as last seen."""
 
-import asyncio
 import collections
 import re
 from dataclasses import dataclass, field
 
-ADMIN = 9090
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 # What the report calls them, and the families of /metrics that make them up.
 COUNTERS: dict[str, tuple[str, ...]] = {
@@ -98,21 +96,3 @@ class Sums:
             for bound, count in page.buckets.get(histogram, {}).items():
                 out[bound] += count
         return dict(out)
-
-
-async def get(address: str, path: str, timeout: float, method: str = "GET", body: bytes = b"") -> tuple[int, str]:
-    """A page of an admin listener."""
-    async def fetch() -> tuple[int, str]:
-        reader, writer = await asyncio.open_connection(address, ADMIN)
-        try:
-            head = f"{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            answer = await reader.read()
-        finally:
-            writer.close()
-        top, _, page = answer.partition(b"\r\n\r\n")
-        if not top:
-            raise ConnectionError(f"{address} said nothing")
-        return int(top.split()[1]), page.decode()
-
-    return await asyncio.wait_for(fetch(), timeout)

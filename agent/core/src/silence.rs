@@ -45,6 +45,11 @@ impl Silence {
         self.heard = now;
     }
 
+    /// How long it has been silent.
+    pub fn lasts(&self, now: Nanos) -> Nanos {
+        now.saturating_sub(self.heard)
+    }
+
     /// How long it may be silent now.
     pub fn patience(&self) -> Nanos {
         GAPS.saturating_mul(self.gap).clamp(self.config.least, self.config.most.max(self.config.least))
@@ -53,7 +58,7 @@ impl Silence {
     /// Whether it has been silent for too long. To be asked about as often as a heartbeat is sent.
     pub fn is_lost(&mut self, now: Nanos) -> bool {
         self.look(now);
-        now.saturating_sub(self.heard) >= self.patience()
+        self.lasts(now) >= self.patience()
     }
 
     /// When to ask next if nothing is heard before.

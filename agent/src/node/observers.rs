@@ -36,6 +36,10 @@ impl runtime::Observer for Telemetry {
         self.step_done(worker, kind, rows, took);
     }
 
+    fn redispatched(&self, after: Duration) {
+        self.asked_again(after);
+    }
+
     fn report(&self, sample: WorkerSample) {
         self.worker_seen(sample);
     }

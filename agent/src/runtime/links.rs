@@ -56,8 +56,8 @@ pub trait Door: Send + Sync {
     /// A peer is there, and what reaches it.
     fn peer_up(&self, up: PeerUp, link: Arc<dyn PeerLink>);
 
-    /// Both connections to a peer are closed.
-    fn peer_down(&self, worker: WorkerId);
+    /// Both connections to a peer are closed. `sign`: when it was last known to live.
+    fn peer_down(&self, worker: WorkerId, sign: Instant);
 
     /// A slice of the placement.
     fn placement(&self, slice: Arc<PlacementSlice>);
@@ -93,8 +93,8 @@ impl<U: Send + Sync> Door for Sender<Mail<U>> {
         let _ = self.send(Mail::Peer { up, link });
     }
 
-    fn peer_down(&self, worker: WorkerId) {
-        let _ = self.send(Mail::PeerDown(worker));
+    fn peer_down(&self, worker: WorkerId, sign: Instant) {
+        let _ = self.send(Mail::PeerDown { worker, sign });
     }
 
     fn placement(&self, slice: Arc<PlacementSlice>) {

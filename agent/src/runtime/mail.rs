@@ -27,8 +27,8 @@ pub(super) enum Mail<U> {
     Cancel { seq: SeqKey, attempt: Attempt },
     /// A peer is there, and what reaches it.
     Peer { up: PeerUp, link: Arc<dyn PeerLink> },
-    /// Both connections to a peer are closed: nothing of their epoch comes any more.
-    PeerDown(WorkerId),
+    /// Both connections to a peer are closed: nothing of their epoch comes any more. When it was last known to live.
+    PeerDown { worker: WorkerId, sign: Instant },
     /// A gateway that binds sequences here, and what reaches it.
     Front { gateway: GatewayId, link: Arc<dyn FrontLink> },
     /// A gateway is gone: what it has bound here has been cancelled.

@@ -14,6 +14,11 @@ pub trait Observer: Send + Sync {
         let _ = (worker, kind, rows, took);
     }
 
+    /// A peer was lost, and what it had been asked for has been asked of others, so long after its last sign of life.
+    fn redispatched(&self, after: Duration) {
+        let _ = after;
+    }
+
     /// A worker's state, about twice a second.
     fn report(&self, sample: WorkerSample) {
         let _ = sample;

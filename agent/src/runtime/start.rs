@@ -348,6 +348,10 @@ impl Observer for Ready {
         self.observer.step(worker, kind, rows, took);
     }
 
+    fn redispatched(&self, after: Duration) {
+        self.observer.redispatched(after);
+    }
+
     fn report(&self, sample: WorkerSample) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(r) = ready.get_mut(sample.worker.0 as usize)

@@ -173,9 +173,15 @@ impl<B: Backend> WorkerThread<B> {
                 state.peers.insert(up.worker, link);
                 self.core.handle(now, Event::PeerUp(up));
             }
-            Mail::PeerDown(worker) => {
+            Mail::PeerDown { worker, sign } => {
                 state.peers.remove(&worker);
+                let before = self.core.counters().redispatched;
                 self.core.handle(now, Event::PeerDown(worker));
+                self.act(state);
+                if self.core.counters().redispatched > before {
+                    self.observer.redispatched(sign.elapsed());
+                }
+                return;
             }
             Mail::Front { gateway, link } => {
                 state.fronts.insert(gateway, Front { link, told: vec![], last_load: None });

@@ -28,6 +28,7 @@ pub struct Telemetry {
     registry: Registry,
     first_token: Histogram,
     inter_token: Histogram,
+    redispatch: Histogram,
     durations: HistogramVec,
     prompt_tokens: IntCounter,
     answers: IntCounterVec,
@@ -57,6 +58,9 @@ fn outcome(ending: &Ending) -> &'static str {
 const SECONDS_OF_REQUESTS: [f64; 17] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 
+const SECONDS_OF_REDISPATCH: [f64; 14] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+
 impl Telemetry {
     /// For an agent of workers with these ids.
     ///
@@ -75,6 +79,12 @@ impl Telemetry {
             "sluice_inter_token_latency_seconds",
             "Between a sequence's tokens that follow each other.",
             exponential_buckets(0.000_25, 2.0, 15)?,
+        ))?;
+        let redispatch = Histogram::with_opts(histogram(
+            "sluice_redispatch_seconds",
+            "From a lost peer's last sign of life (its connection's end, or what was last heard of it) until what it \
+             had been asked for was asked of others.",
+            SECONDS_OF_REDISPATCH.to_vec(),
         ))?;
         let durations = HistogramVec::new(
             histogram(
@@ -130,6 +140,7 @@ impl Telemetry {
         }
         registry.register(Box::new(first_token.clone()))?;
         registry.register(Box::new(inter_token.clone()))?;
+        registry.register(Box::new(redispatch.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(prompt_tokens.clone()))?;
         registry.register(Box::new(answers.clone()))?;
@@ -151,6 +162,7 @@ impl Telemetry {
             registry,
             first_token,
             inter_token,
+            redispatch,
             durations,
             prompt_tokens,
             answers,
@@ -172,6 +184,11 @@ impl Telemetry {
             steps.time[kind as usize].observe(took.as_secs_f64());
             steps.rows[kind as usize].observe(rows as f64);
         }
+    }
+
+    /// What a lost peer had been asked for was asked of others, so long after its last sign of life.
+    pub fn asked_again(&self, after: Duration) {
+        self.redispatch.observe(after.as_secs_f64());
     }
 
     /// A worker's snapshot.

@@ -1,7 +1,7 @@
 //! A pair of connections with one worker, from its hello until it breaks.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use sluice_core::event::PeerUp;
@@ -58,7 +58,7 @@ struct Link {
 }
 
 impl PeerLink for Link {
-    fn send(&self, frame: Frame, slab: &mut dyn Slab, _at: Option<std::time::Instant>) {
+    fn send(&self, frame: Frame, slab: &mut dyn Slab, _at: Option<Instant>) {
         let rows = slab.payload(&frame);
         let mut head = vec![];
         encode(&frame, &mut head);
@@ -88,11 +88,17 @@ impl AsRef<[u8]> for Values {
 }
 
 /// Tells the worker that the peer is gone, however the pair ends.
-struct Down(Arc<dyn Door>, WorkerId);
+struct Down {
+    door: Arc<dyn Door>,
+    worker: WorkerId,
+    /// For how long nothing had been heard by then.
+    silence: Duration,
+}
 
 impl Drop for Down {
     fn drop(&mut self) {
-        self.0.peer_down(self.1);
+        let now = Instant::now();
+        self.door.peer_down(self.worker, now.checked_sub(self.silence).unwrap_or(now));
     }
 }
 
@@ -110,7 +116,7 @@ pub(super) async fn run(
     let silence = Arc::new(Mutex::new(Silence::new(SILENCE, clock.now())));
     let worker = up.worker;
     let link = Link { outbox: Arc::clone(&outbox), severed: Arc::clone(&severed), format };
-    let _down = Down(Arc::clone(&door), worker);
+    let mut down = Down { door: Arc::clone(&door), worker, silence: Duration::ZERO };
     door.peer_up(up, Arc::new(link));
 
     let mut tasks = JoinSet::new();
@@ -130,14 +136,18 @@ pub(super) async fn run(
         tasks.spawn(receiver.run(from));
     }
     tasks.spawn(beat(outbox, silence, clock));
-    tokio::select! {
+    let ended = tokio::select! {
         ended = tasks.join_next() => match ended {
             Some(Ok(ended)) => ended,
             Some(Err(e)) => Ended::Broke(Channel::Control, std::io::Error::other(e)),
             None => Ended::Severed,
         },
         () = severed.notified() => Ended::Severed,
+    };
+    if let Ended::Silent(silence) = ended {
+        down.silence = silence;
     }
+    ended
 }
 
 /// Says now and then that this side lives, and notices when the other no longer does.
@@ -150,7 +160,7 @@ async fn beat(outbox: Arc<Outbox>, silence: Arc<Mutex<Silence>>, clock: Clock) -
         let now = clock.now();
         let mut silence = silence.lock().unwrap_or_else(PoisonError::into_inner);
         if silence.is_lost(now) {
-            return Ended::Silent(Duration::from_nanos(silence.patience()));
+            return Ended::Silent(Duration::from_nanos(silence.lasts(now)));
         }
         drop(silence);
         if outbox.is_empty(Channel::Control) {

@@ -48,10 +48,6 @@ class Admin(Pages):
             worker = {"dispatched": [9, 1, 1, 8] if self.args.role == "attention" else [], "units_serving": units, "units_loading": 0}
             self.page(json.dumps({"workers": [worker]}))
 
-    def do_PUT(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        self.page("no such page\n", 404)
-
 
 class Api(Pages):
     def do_POST(self):
