@@ -145,7 +145,8 @@ impl TokenPool {
     pub fn waits_for(&self, back: ReturnTo, slice: Slice) -> bool {
         let at = back.group as usize * self.top_k + back.k as usize;
         let Some(g) = self.groups.get(back.group as usize) else { return false };
-        (back.k as usize) < self.top_k && g.open && g.tag == back.tag && self.covered[at] & slice.mask() == 0
+        let sound = slice.lo < slice.hi && slice.hi <= self.segments && (back.k as usize) < self.top_k;
+        sound && g.open && g.tag == back.tag && self.covered[at] & slice.mask() == 0
     }
 
     /// Whether an output would be taken: as [`Self::waits_for`], under the slicing that was asked last.

@@ -72,6 +72,11 @@ pub enum DecodeError {
     },
 }
 
+/// Segments of an expert, at most: they are bits of a byte.
+const SEGMENTS: u8 = 8;
+/// Landing rows of one peer's ring, at most.
+const ROWS: u32 = 1 << 24;
+
 const BEAT: u8 = 0;
 const TOKENS: u8 = 1;
 const RETURNS: u8 = 2;
@@ -220,14 +225,14 @@ pub fn decode(bytes: &[u8], channel: Channel, row_bytes: usize) -> Result<(Messa
         RETURNS => {
             let head = *rest.one::<record::Returns>("batch of returns")?;
             let items = rest.items(head.items)?;
-            let batch = ReturnBatch { rows: vec![], items, freed: rest.numbers(head.freed, "free rows")? };
+            let batch = ReturnBatch { rows: vec![], items, freed: rest.rows(head.freed)? };
             let rows = batch.items.len();
             (Body::Returns(batch), rows)
         }
         MARK => (Body::Mark(rest.mark()?), 0),
         CREDIT => {
             let count = (rest.0.len() / size_of::<u32>()) as u32;
-            (Body::Credit(rest.numbers(count.into(), "free rows")?), 0)
+            (Body::Credit(rest.rows(count.into())?), 0)
         }
         REDIRECT => (Body::Redirect(rest.redirect()?), 0),
         STEP_END => {
@@ -280,13 +285,22 @@ impl<'a> Rest<'a> {
         }
     }
 
+    /// Landing rows that are free.
+    fn rows(&mut self, count: U32) -> Result<Vec<u32>, DecodeError> {
+        let rows = self.numbers(count, "free rows")?;
+        match rows.iter().find(|row| **row >= ROWS) {
+            Some(row) => Err(DecodeError::Value { what: "a free row", value: u64::from(*row) }),
+            None => Ok(rows),
+        }
+    }
+
     fn numbers(&mut self, count: U32, what: &'static str) -> Result<Vec<u32>, DecodeError> {
         Ok(self.many::<U32>(count, what)?.iter().map(|n| n.get()).collect())
     }
 
     fn items(&mut self, count: U32) -> Result<Vec<ReturnItem>, DecodeError> {
         let items = self.many::<record::Back>(count, "items")?;
-        Ok(items.iter().map(returned).collect())
+        items.iter().map(returned).collect()
     }
 
     fn mark(&mut self) -> Result<Mark, DecodeError> {
@@ -311,8 +325,8 @@ impl<'a> Rest<'a> {
         let rows = self.many::<U32>(b.rows, "rows")?;
         let items = self.many::<record::Item>(b.items, "items")?;
         let item = |i: &record::Item| {
-            let ReturnItem { back, slice } = returned(&i.back);
-            TokenItem { row: i.row.get(), expert: i.expert.get(), slice, back }
+            let ReturnItem { back, slice } = returned(&i.back)?;
+            Ok(TokenItem { row: i.row.get(), expert: i.expert.get(), slice, back })
         };
         Ok(TokenBatch {
             class: Class(b.class),
@@ -322,7 +336,7 @@ impl<'a> Rest<'a> {
             step_rows: b.step_rows.get(),
             progress: b.progress.get(),
             rows: rows.iter().map(|dst| RowMove { src: 0, dst: dst.get() }).collect(),
-            items: items.iter().map(item).collect(),
+            items: items.iter().map(item).collect::<Result<_, _>>()?,
             mark,
         })
     }
@@ -330,7 +344,7 @@ impl<'a> Rest<'a> {
     fn redirect(&mut self) -> Result<Redirect, DecodeError> {
         let r = *self.one::<record::Redirect>("redirect")?;
         let items = self.items(r.items)?;
-        let freed = self.numbers(r.freed, "free rows")?;
+        let freed = self.rows(r.freed)?;
         let slice = match flag(r.has_slice, "whether a redirect has a placement")? {
             true => Some(Arc::new(self.slice()?)),
             false => None,
@@ -348,7 +362,7 @@ impl<'a> Rest<'a> {
                 2 => ReplicaState::Draining,
                 other => return Err(DecodeError::Value { what: "a replica's state", value: other.into() }),
             };
-            let slice = Slice { lo: r.lo, hi: r.hi };
+            let slice = slice(r.lo, r.hi)?;
             let unit = Unit { block: r.block.get(), expert: r.expert.get(), slice };
             Ok(Replica { worker: WorkerId(r.worker.get()), unit, state, fraction: r.fraction.get() })
         };
@@ -366,7 +380,15 @@ impl<'a> Rest<'a> {
     }
 }
 
-fn returned(b: &record::Back) -> ReturnItem {
+fn returned(b: &record::Back) -> Result<ReturnItem, DecodeError> {
     let back = ReturnTo { group: b.group.get(), tag: b.tag.get(), k: b.k };
-    ReturnItem { back, slice: Slice { lo: b.lo, hi: b.hi } }
+    Ok(ReturnItem { back, slice: slice(b.lo, b.hi)? })
+}
+
+/// Segments of an expert: at least one, and of eight at most.
+fn slice(lo: u8, hi: u8) -> Result<Slice, DecodeError> {
+    if lo < hi && hi <= SEGMENTS {
+        return Ok(Slice { lo, hi });
+    }
+    Err(DecodeError::Value { what: "a slice's segments", value: u16::from_be_bytes([lo, hi]).into() })
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 const ROW: usize = 12;
 
 prop_compose! {
-    fn slice()(lo in 0..9u8, hi in 0..9u8) -> Slice { Slice { lo, hi } }
+    fn slice()(lo in 0..8u8)(lo in Just(lo), hi in lo + 1..9) -> Slice { Slice { lo, hi } }
 }
 
 prop_compose! {
@@ -64,14 +64,22 @@ prop_compose! {
     }
 }
 
+/// Landing rows.
+fn landing_rows(most: usize) -> impl Strategy<Value = Vec<u32>> {
+    vec(0..1u32 << 24, 0..most)
+}
+
 fn body() -> impl Strategy<Value = Body> {
-    let redirect = (vec(returned(), 0..9), vec(any::<u32>(), 0..9), proptest::option::of(placement()));
+    let redirect = (vec(returned(), 0..9), landing_rows(9), proptest::option::of(placement()));
     prop_oneof![
         tokens().prop_map(Body::Tokens),
-        (vec(returned(), 0..40), vec(any::<u32>(), 0..20))
-            .prop_map(|(items, freed)| Body::Returns(ReturnBatch { rows: vec![], items, freed })),
+        (vec(returned(), 0..40), landing_rows(20)).prop_map(|(items, freed)| Body::Returns(ReturnBatch {
+            rows: vec![],
+            items,
+            freed
+        })),
         mark().prop_map(Body::Mark),
-        vec(any::<u32>(), 0..20).prop_map(Body::Credit),
+        landing_rows(20).prop_map(Body::Credit),
         redirect.prop_map(|(items, freed, slice)| {
             Body::Redirect(Redirect { items, freed, slice: slice.map(Arc::new) })
         }),
@@ -182,4 +190,24 @@ fn a_heartbeat_is_a_heartbeat() {
     encode_beat(&mut all);
     assert_eq!(decode(&all, Channel::Control, ROW), Ok((Message::Beat, &[][..])));
     assert_eq!(decode(&[9; 16], Channel::Control, ROW), Err(DecodeError::Kind(9)));
+}
+
+/// What no worker can mean is refused before the core sees it.
+#[test]
+fn numbers_that_mean_nothing_are_refused() {
+    let item = |lo, hi| ReturnItem { back: ReturnTo { group: 0, tag: 0, k: 0 }, slice: Slice { lo, hi } };
+    let redirect =
+        |lo, hi| Body::Redirect(Redirect { items: vec![item(lo, hi)], freed: vec![], slice: None });
+    let bodies = [
+        (redirect(3, 3), "segments"),
+        (redirect(4, 3), "segments"),
+        (redirect(0, 9), "segments"),
+        (Body::Credit(vec![0, u32::MAX]), "a free row"),
+    ];
+    for (body, what) in bodies {
+        let mut out = vec![];
+        encode(&Frame { channel: Channel::Control, epoch: 1, number: 0, body }, &mut out);
+        let refused = decode(&out, Channel::Control, ROW).unwrap_err();
+        assert!(refused.to_string().contains(what), "{refused}");
+    }
 }
