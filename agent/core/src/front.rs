@@ -375,7 +375,8 @@ impl<H: Clone> Front<H> {
         })
     }
 
-    /// The numerics id that serves a request, once a rank has taken it.
+    /// The numerics id that serves a request, once a rank has taken it: for tests.
+    #[cfg(test)]
     pub fn cohort(&self, request: u64) -> Option<u64> {
         self.requests.get(&request).filter(|request| request.committed).and_then(|request| request.cohort)
     }

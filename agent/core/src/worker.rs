@@ -179,7 +179,7 @@ impl Worker {
             }
             Event::SlotLoaded { slot, unit, ok } => {
                 if let Some(host) = &mut self.host {
-                    host.loaded(self.config.id, slot, unit, ok, &mut net.out);
+                    host.loaded(now, self.config.id, (slot, unit), ok, &mut net.out);
                 }
             }
             Event::Tick => {}
@@ -388,6 +388,12 @@ impl Worker {
             r.publish(now, &mut self.net, self.host.as_mut());
         }
         self.wake = None;
+        if let Some(h) = &mut self.host {
+            h.load_again(now, &mut self.net.out);
+            if let Some(at) = h.next_load() {
+                self.wake_by(at);
+            }
+        }
         if self.running.is_none() && self.failed.is_none() {
             match self.barrier.is_some() {
                 true => self.next_in_step(now),

@@ -60,6 +60,8 @@ pub(crate) struct Host {
     leaving: usize,
     /// Wanted by the placement, without a slot yet.
     wanted: VecDeque<Unit>,
+    /// Wanted, could not be loaded, and when to try again.
+    failed: Vec<(Nanos, Unit)>,
     placement: Vec<Option<Arc<PlacementSlice>>>,
     pub queues: ExpertQueues,
     rings: Rings,
@@ -94,6 +96,7 @@ impl Host {
             leaving: 0,
             free_slots: (0..host.slots).rev().collect(),
             wanted: VecDeque::new(),
+            failed: vec![],
             placement: vec![None; blocks as usize],
             queues: ExpertQueues::new(blocks, classes),
             rings: Rings::new(host.ring, config.slab.landing),

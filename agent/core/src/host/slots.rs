@@ -3,10 +3,13 @@
 
 use super::{Held, HeldState, Host};
 use crate::event::Action;
-use crate::ids::{Unit, WorkerId};
+use crate::ids::{Nanos, SECOND, Unit, WorkerId};
 use crate::placement::PlacementSlice;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// What could not be loaded is tried again after so long: a volume may be late, a download not be over.
+const LOAD_AGAIN: Nanos = 2 * SECOND;
 
 impl Host {
     /// Takes a slice of the placement, if it is newer.
@@ -31,6 +34,7 @@ impl Host {
         }
         self.leaving = self.held.iter().flatten().filter(|h| h.state == HeldState::Leaving).count();
         self.wanted.retain(|u| !is_fresh(u.block));
+        self.failed.retain(|(_, u)| !is_fresh(u.block));
         for u in &mine {
             let sound = u.expert < self.experts && u.slice.lo < u.slice.hi && u.slice.hi <= self.segments;
             if sound && is_fresh(u.block) && self.held_as(u).is_none() {
@@ -79,8 +83,15 @@ impl Host {
         }
     }
 
-    /// A slot's weights are there, or could not be had.
-    pub fn loaded(&mut self, me: WorkerId, slot: u32, unit: Unit, ok: bool, out: &mut Vec<Action>) {
+    /// A slot's weights are there, or could not be had: then they are asked for again after a while.
+    pub fn loaded(
+        &mut self,
+        now: Nanos,
+        me: WorkerId,
+        (slot, unit): (u32, Unit),
+        ok: bool,
+        out: &mut Vec<Action>,
+    ) {
         let found =
             self.held.iter().position(|h| h.as_ref().is_some_and(|h| h.slot == slot && h.unit == unit));
         let Some(i) = found else { return };
@@ -93,8 +104,24 @@ impl Host {
             self.settle_whole(me, unit.block);
         } else {
             self.drop_unit(i, out);
+            if wanted {
+                self.failed.push((now + LOAD_AGAIN, unit));
+            }
             self.load_wanted(out);
         }
+    }
+
+    /// Asks again for what could not be loaded, when it is time.
+    pub fn load_again(&mut self, now: Nanos, out: &mut Vec<Action>) {
+        if self.next_load().is_some_and(|at| at <= now) {
+            self.wanted.extend(self.failed.extract_if(.., |(at, _)| *at <= now).map(|(_, unit)| unit));
+            self.load_wanted(out);
+        }
+    }
+
+    /// When something is to be asked for again.
+    pub fn next_load(&self) -> Option<Nanos> {
+        self.failed.iter().map(|(at, _)| *at).min()
     }
 
     /// Frees leaving units whose queues are empty and of which nothing runs.
@@ -124,7 +151,9 @@ impl Host {
 
     /// Whether all that the placement wants here is loaded.
     pub fn is_ready(&self) -> bool {
-        self.wanted.is_empty() && self.held.iter().flatten().all(|h| h.state != HeldState::Loading)
+        self.wanted.is_empty()
+            && self.failed.is_empty()
+            && self.held.iter().flatten().all(|h| h.state != HeldState::Loading)
     }
 
     /// Units that can serve.

@@ -85,9 +85,27 @@ fn it_loads_what_the_placement_names_here_and_is_ready_when_all_of_it_is() {
     load(&mut b, asked[0].0, asked[0].1, true);
     assert_eq!((slots(&b), b.worker.is_ready()), ((1, 1), false));
     assert_eq!(frees(&load(&mut b, asked[1].0, asked[1].1, false)), [unit(1, 2)], "it could not be had");
-    assert_eq!((slots(&b), b.worker.is_ready()), ((1, 0), true));
+    assert_eq!((slots(&b), b.worker.is_ready()), ((1, 0), false), "it is still wanted");
+    let again = b.worker.wake().expect("it is asked for again");
+    assert!(again > b.now && loads(&b.handle(Event::Tick)).is_empty());
+    b.now = again;
+    let asked_again = loads(&b.handle(Event::Tick));
+    assert_eq!(asked_again.iter().map(|a| a.1).collect::<Vec<_>>(), [unit(1, 2)]);
+    assert_eq!((slots(&b), b.worker.is_ready()), ((1, 1), false));
+    load(&mut b, asked_again[0].0, unit(1, 2), true);
+    assert_eq!((slots(&b), b.worker.is_ready()), ((2, 0), true));
     load(&mut b, asked[0].0, asked[0].1, false);
-    assert_eq!(slots(&b), (1, 0), "loaded is loaded");
+    assert_eq!(slots(&b), (2, 0), "loaded is loaded");
+}
+
+#[test]
+fn what_could_not_be_loaded_and_is_no_longer_wanted_is_forgotten() {
+    let mut b = Bench::new(hosting());
+    let asked = loads(&b.place(1, vec![held(ME, unit(0, 0))]));
+    b.handle(Event::SlotLoaded { slot: asked[0].0, unit: asked[0].1, ok: false });
+    assert!(!b.worker.is_ready());
+    b.place(2, vec![]);
+    assert_eq!((b.worker.is_ready(), b.worker.wake()), (true, None));
 }
 
 #[test]
