@@ -17,7 +17,8 @@ use super::output::Outputs;
 use super::params::{Params, outside};
 use super::text::TextModel;
 use super::work::Preparation;
-use crate::sampling::{CompiledGrammar, Grammar, GrammarCompiler};
+use crate::sampling::random::prompt_seed;
+use crate::sampling::{CompiledGrammar, Grammar, GrammarCompiler, SamplingParams};
 
 /// Everything the endpoints share.
 pub struct Gateway {
@@ -147,11 +148,12 @@ impl Gateway {
             }
         }
         let (mut sink, source) = events(self.limits.backlog.saturating_mul(wanted));
-        let sampling = Arc::new(params.sampling.clone());
         let timeout = params.deadline.saturating_duration_since(Instant::now());
         let mut choices = Vec::with_capacity(wanted);
         let mut requests = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
+        for (number, prompt) in prompts.iter().enumerate() {
+            let seed = prompt_seed(params.sampling.seed, number);
+            let sampling = Arc::new(SamplingParams { seed, ..params.sampling.clone() });
             let request = rand::random();
             choices.extend(
                 (0..params.n).map(|choice| {
@@ -169,7 +171,7 @@ impl Gateway {
                 },
                 timeout,
                 salt: params.salt,
-                sampling: sampling.clone(),
+                sampling,
                 grammar: grammar.cloned(),
                 trace: trace.clone(),
             };

@@ -106,7 +106,7 @@ pub struct GrammarLimits {
     pub alternatives: usize,
     /// Alternatives looked at for one mask; about 20,000 a millisecond.
     pub step_alternatives: usize,
-    /// States its lexer may grow to; 1 to 2 kB each.
+    /// States its lexer may grow to, in each sequence for itself; 1 to 2 kB each.
     pub states: usize,
 }
 
@@ -121,7 +121,7 @@ impl Default for GrammarLimits {
             step_fuel: 200_000,
             alternatives: 10_000,
             step_alternatives: 200_000,
-            states: 50_000,
+            states: 8_000,
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Stream {
     Popularity = 4,
     /// How long a modelled step takes.
     Jitter = 3,
+    /// The seed of another prompt of the same request.
+    Prompt = 5,
 }
 
 /// Four words for (seed, stream, a, b).
@@ -44,6 +46,16 @@ pub fn words(seed: u64, stream: Stream, a: u32, b: u32) -> [u32; 4] {
 pub fn unit_draw(seed: u64, choice: u16, index: u32) -> f64 {
     let [a, b, ..] = words(seed, Stream::Token, index, u32::from(choice));
     unit(a, b)
+}
+
+/// The seed of the prompt of this number of a request: that of the request for the first. So prompts that are alike are
+/// not answered alike.
+pub fn prompt_seed(seed: u64, number: usize) -> u64 {
+    if number == 0 {
+        return seed;
+    }
+    let [a, b, ..] = words(seed, Stream::Prompt, number as u32, 0);
+    u64::from(a) << 32 | u64::from(b)
 }
 
 /// 53 bits of two words as a number in `[0, 1)`.

@@ -74,6 +74,17 @@ async fn prompts_come_as_texts_and_as_token_ids() {
 }
 
 #[tokio::test]
+async fn prompts_of_one_request_are_drawn_apart() {
+    let (fake, server) = server().await;
+    for _ in 0..2 {
+        server.post(TEXT, json!({"prompt": ["say hi", "say hi", "say hi"], "seed": 7})).await.json();
+    }
+    let seeds: Vec<u64> = fake.seen.lock().unwrap().asked.iter().map(|a| a.sampling.seed).collect();
+    assert_eq!((seeds[0], &seeds[..3]), (7, &seeds[3..]), "the same again, and the first by the seed itself");
+    assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
+}
+
+#[tokio::test]
 async fn a_completion_streams() {
     let (_, server) = server().await;
     let body =
