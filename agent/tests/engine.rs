@@ -1,7 +1,7 @@
 //! The whole engine: the same bits over every layout, scheduler, batch and placement.
 //!
 //! `cargo test -p sluice-agent --test engine -- --nocapture` prints what was compared. The full sweep is
-//! `cargo test --release -p sluice-agent --test engine -- --ignored --nocapture`.
+//! `cargo test --release -p sluice-agent --test engine -- --include-ignored --nocapture`.
 
 #![allow(clippy::unwrap_used, reason = "a test's own files")]
 

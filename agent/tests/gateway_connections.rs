@@ -21,10 +21,6 @@ const IDLE: u64 = 2;
 struct Nothing;
 
 impl Engine for Nothing {
-    fn fingerprint(&self) -> Arc<str> {
-        "fp".into()
-    }
-
     fn submit(&self, request: Generate, sink: EventSink) {
         for choice in 0..request.choices {
             let _ = sink.send(choice, SeqEvent::End(Ending::Complete(Complete::Length)));

@@ -140,7 +140,7 @@ def take(answer: Answer, event: dict[str, Any], now: float) -> None:
         raise Failed(f"the stream ended in {event['error'].get('code')}: {event['error'].get('message')}")
     answer.usage = event.get("usage") or answer.usage
     answer.seed = event.get("seed", answer.seed)
-    if "system_fingerprint" in event:
+    if event.get("system_fingerprint") is not None:
         answer.fingerprints.add(event["system_fingerprint"])
     for part in event["choices"]:
         choice = answer.choices[part["index"]]

@@ -19,7 +19,7 @@ LOADED = 60.0
 
 
 class Control:
-    def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None, pki: Pki | None):
+    def __init__(self, agents: Agents, table: Placed | None, shape: Shape | None, pki: Pki | None = None):
         self.agents, self._table, self._shape, self._pki = agents, table, shape, pki
         self.sums = Sums()
         # Held by whoever changes the table.

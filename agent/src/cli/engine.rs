@@ -190,7 +190,7 @@ pub struct EngineArgs {
     /// The same, in bytes (2GiB).
     #[arg(long, env = "SLUICE_KV_MEMORY", value_name = "SIZE", value_parser = bytes, help_heading = "KV cache")]
     pub kv_memory: Option<u64>,
-    /// Tokens per page.
+    /// Tokens per page; the CPU backend takes 16 only.
     #[arg(
         long,
         env = "SLUICE_PAGE_SIZE",
@@ -289,6 +289,12 @@ impl EngineArgs {
                         .into(),
                 ));
             }
+        }
+        if attention == Policy::Sync && self.waves > 1 {
+            return Err(Invalid(format!(
+                "--waves {} with the sync scheduler: all of a step moves at once, there is one wave",
+                self.waves
+            )));
         }
         let max_step_tokens = self.max_step_tokens.unwrap_or(self.prefill_chunk.max(512));
         if max_step_tokens < self.prefill_chunk {

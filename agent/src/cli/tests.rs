@@ -78,6 +78,7 @@ fn flags_that_do_not_go_together_are_refused_with_what_to_do() {
         ("--layout disaggregated --expert-workers 2 --replicas 3", "as many workers"),
         ("--scheduler attention=mtfs,experts=flfs", "--layout disaggregated"),
         ("--layout disaggregated --scheduler attention=sync,experts=flfs", "for both roles"),
+        ("--scheduler sync --waves 2", "there is one wave"),
         ("--prefill-chunk 512 --max-step-tokens 64", "would never fit"),
         ("--prefill-chunk 512 --prefill-tokens 64", "no chunk could start"),
         ("--kv-tokens 100 --kv-memory 1GiB", "not both"),

@@ -1,6 +1,6 @@
 //! What the answers of both completion endpoints have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::response::Response;
 use serde::Serialize;
@@ -22,7 +22,8 @@ pub(super) struct Answer<'a, C> {
     choices: Vec<C>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
-    system_fingerprint: &'a str,
+    /// Null in what is said before a rank has taken the request.
+    system_fingerprint: Option<&'a str>,
     seed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prompt_token_ids: Option<&'a [u32]>,
@@ -37,13 +38,19 @@ pub(super) struct Head {
     id: String,
     created: u64,
     seed: u64,
-    fingerprint: Arc<str>,
+    fingerprint: Arc<OnceLock<Arc<str>>>,
 }
 
 impl Head {
-    pub(super) fn new(kind: &str, gateway: Arc<Gateway>, asked: &Asked, params: &Params) -> Self {
+    pub(super) fn new(
+        kind: &str,
+        gateway: Arc<Gateway>,
+        asked: &Asked,
+        params: &Params,
+        outputs: &Outputs,
+    ) -> Self {
         Self {
-            fingerprint: gateway.engine.fingerprint(),
+            fingerprint: outputs.fingerprint(),
             gateway,
             logprobs: params.sampling.logprobs.is_some(),
             return_token_ids: params.return_token_ids,
@@ -82,7 +89,7 @@ impl Head {
             model: self.gateway.model.name(),
             choices,
             usage,
-            system_fingerprint: &self.fingerprint,
+            system_fingerprint: self.fingerprint.get().map(|id| &**id),
             seed: self.seed,
             prompt_token_ids: None,
         }

@@ -380,7 +380,7 @@ pub(super) async fn answer(
     let outputs = gateway.start(std::slice::from_ref(&prompt), &params, grammar.as_ref(), &asked.trace)?;
     drop(preparation);
     let writer = Writer {
-        head: Head::new("chatcmpl", gateway.clone(), &asked, &params),
+        head: Head::new("chatcmpl", gateway.clone(), &asked, &params, &outputs),
         prompt: prompt.ids,
         parsers: (0..outputs.choices()).map(|_| tools.parse.then(|| ToolParser::new(tools.single))).collect(),
     };

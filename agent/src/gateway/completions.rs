@@ -308,7 +308,7 @@ pub(super) async fn answer(
     let outputs = gateway.start(&prompts, &params, grammar.as_ref(), &asked.trace)?;
     drop(preparation);
     let writer = Writer {
-        head: Head::new("cmpl", gateway.clone(), &asked, &params),
+        head: Head::new("cmpl", gateway.clone(), &asked, &params, &outputs),
         n: usize::from(params.n),
         offsets: vec![0; outputs.choices()],
         echoes,

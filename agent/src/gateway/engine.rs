@@ -1,7 +1,7 @@
 //! What the gateway asks of the run time: sequences in, tokens out.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluice_core::front::{CancelCause, Ending};
@@ -18,10 +18,6 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// When `sink` says [`Gone`], nobody will read what comes: the run time cancels the sequence by itself.
     fn submit(&self, request: Generate, sink: EventSink);
-
-    /// The numerics id of the ranks that serve, given as `system_fingerprint`: equal ids, equal bits, as far as models are
-    /// told apart by [`Weights::fingerprint`](crate::model::weights::Weights::fingerprint).
-    fn fingerprint(&self) -> Arc<str>;
 
     /// Ends a sequence; one that is over is ignored. Must not block.
     fn cancel(&self, seq: SeqKey, cause: CancelCause);
@@ -81,9 +77,17 @@ pub struct EventSink {
     events: mpsc::UnboundedSender<(usize, SeqEvent)>,
     first: usize,
     backlog: Arc<Backlog>,
+    served_by: Arc<OnceLock<Arc<str>>>,
 }
 
 impl EventSink {
+    /// The numerics id of the rank that serves the request, given as `system_fingerprint`: equal ids, equal bits, as far as
+    /// models are told apart by [`Weights::fingerprint`](crate::model::weights::Weights::fingerprint). Said before the first
+    /// token; later words change nothing, as all ranks that a request ever has are of one id.
+    pub fn served_by(&self, numerics: &Arc<str>) {
+        self.served_by.get_or_init(|| Arc::clone(numerics));
+    }
+
     /// Passes an event on.
     ///
     /// # Errors
@@ -109,6 +113,7 @@ impl EventSink {
 pub struct EventSource {
     events: mpsc::UnboundedReceiver<(usize, SeqEvent)>,
     backlog: Arc<Backlog>,
+    served_by: Arc<OnceLock<Arc<str>>>,
 }
 
 impl EventSource {
@@ -121,6 +126,11 @@ impl EventSource {
         event
     }
 
+    /// What [`EventSink::served_by`] was told, once it is known.
+    pub fn fingerprint(&self) -> Arc<OnceLock<Arc<str>>> {
+        Arc::clone(&self.served_by)
+    }
+
     /// Tokens were dropped because the client is too far behind.
     pub fn overflowed(&self) -> bool {
         self.backlog.overflow.load(Ordering::Relaxed)
@@ -131,9 +141,10 @@ impl EventSource {
 pub fn events(limit: usize) -> (EventSink, EventSource) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let backlog = Arc::new(Backlog { waiting: AtomicUsize::new(0), limit, overflow: AtomicBool::new(false) });
+    let served_by = Arc::default();
     (
-        EventSink { events: sender, first: 0, backlog: backlog.clone() },
-        EventSource { events: receiver, backlog },
+        EventSink { events: sender, first: 0, backlog: backlog.clone(), served_by: Arc::clone(&served_by) },
+        EventSource { events: receiver, backlog, served_by },
     )
 }
 

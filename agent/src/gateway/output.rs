@@ -1,6 +1,6 @@
 //! A running request: the events of all its sequences, as pieces of its choices.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use sluice_core::front::{CancelCause, Ending};
@@ -95,6 +95,11 @@ impl Outputs {
         let completion_tokens = self.choices.iter().map(|choice| u64::from(choice.output.produced())).sum();
         let prompt_tokens = self.prompt_tokens;
         Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    }
+
+    /// The numerics id that serves it, once that is known.
+    pub(super) fn fingerprint(&self) -> Arc<OnceLock<Arc<str>>> {
+        self.source.fingerprint()
     }
 
     pub(super) fn choices(&self) -> usize {

@@ -54,7 +54,14 @@ pub async fn run_gateway(
     let admin_at = admin.as_ref().map(|(_, at)| *at);
     let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
     let from = options.model.clone();
-    let model = tokio::task::spawn_blocking(move || open_model(&from)).await??;
+    let mut stop = std::pin::pin!(stop);
+    let model = tokio::select! {
+        model = tokio::task::spawn_blocking(move || open_model(&from)) => model??,
+        () = &mut stop => {
+            stop_admin(admin).await?;
+            return Ok(0);
+        }
+    };
 
     let (runtime, door) = start_front(options.front.max_queue as usize, telemetry.clone())?;
     let runtime = Arc::new(runtime);

@@ -66,7 +66,15 @@ pub async fn run_worker(
     let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
 
     let now = Arc::clone(&table.borrow());
-    let Loaded { solo, sessions } = load(&options, &now, own, telemetry).await?;
+    let mut stop = std::pin::pin!(stop);
+    let loaded = tokio::select! {
+        loaded = load(&options, &now, own, telemetry) => loaded?,
+        () = &mut stop => {
+            stop_admin(admin).await?;
+            return Ok(());
+        }
+    };
+    let Loaded { solo, sessions } = loaded;
     let door = solo.door();
     let gateways = sessions.map(|s| Arc::new(Accepting(Arc::new(s))) as Arc<dyn Gateways>);
     let shown = pages.clone();
@@ -98,7 +106,7 @@ pub async fn run_worker(
     let numerics = solo.numerics_id().to_owned();
     ready(&WorkerServing { name: options.node.name.clone(), peers, admin: admin_at, numerics });
     let lost = tokio::select! {
-        () = stop => None,
+        () = &mut stop => None,
         why = solo.lost() => Some(why),
     };
     pages.draining.store(true, Ordering::Relaxed);
@@ -198,8 +206,9 @@ async fn place(mut table: watch::Receiver<Arc<Table>>, door: Arc<dyn Door>) {
     }
 }
 
-/// A rank gives its sequences back, and leaves when all are with their gateways. A worker leaves when nobody depends on
-/// it alone: its peers then ask elsewhere for what it still holds.
+/// A rank lets its sequences finish for half of the grace period, gives back those that do not, and leaves when all are
+/// with their gateways. A worker leaves when nobody depends on it alone: its peers then ask elsewhere for what it still
+/// holds.
 async fn drain(
     options: &WorkerOptions,
     own: WorkerId,
@@ -207,11 +216,17 @@ async fn drain(
     pages: &WorkerPages,
     door: &dyn Door,
 ) {
-    let end = Instant::now() + options.shutdown_grace;
+    let begin = Instant::now();
+    let (late, end) = (begin + options.shutdown_grace / 2, begin + options.shutdown_grace);
+    let mut hand_back = false;
     if options.role.is_rank() {
-        door.hand_back();
+        door.drain(hand_back);
     }
     loop {
+        if options.role.is_rank() && !hand_back && Instant::now() >= late {
+            hand_back = true;
+            door.drain(hand_back);
+        }
         door.report();
         tokio::time::sleep(LOOK_EVERY).await;
         let holds = options.role.is_rank() && pages.has_sequences();

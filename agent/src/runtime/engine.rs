@@ -81,10 +81,6 @@ impl Engine for Runtime {
         });
     }
 
-    fn fingerprint(&self) -> Arc<str> {
-        self.numerics_id()
-    }
-
     fn cancel(&self, seq: SeqKey, cause: CancelCause) {
         let _ = self.front.send(FrontMail::Cancel { seq, cause });
     }

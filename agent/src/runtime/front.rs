@@ -23,14 +23,26 @@ pub(super) struct Choice {
     submitted: Nanos,
 }
 
+/// What a rank said that is being passed on.
+struct Said {
+    rank: WorkerId,
+    logprobs: Option<Box<Logprobs>>,
+}
+
+/// The number that a numerics id goes by.
+fn cohort(numerics: &str) -> u64 {
+    let hash = blake3::hash(numerics.as_bytes());
+    hash.as_bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
+}
+
 pub(super) struct FrontThread {
     pub front: Front<Arc<Choice>>,
     pub clock: Clock,
     pub inbox: Receiver<FrontMail>,
     /// Its own address.
     pub address: Sender<FrontMail>,
-    /// What reaches the ranks that are there.
-    pub ranks: HashMap<WorkerId, Arc<dyn RankLink>>,
+    /// The ranks that are there: their numerics ids, and what reaches them.
+    pub ranks: HashMap<WorkerId, (Arc<str>, Arc<dyn RankLink>)>,
     pub observer: Arc<dyn Observer>,
 }
 
@@ -64,8 +76,9 @@ impl FrontThread {
         match mail {
             FrontMail::Submit { request, sink, span } => self.submit(now, &request, &sink, &span, out),
             FrontMail::Cancel { seq, cause } => self.front.cancel(now, seq, cause, out),
-            FrontMail::RankUp { rank, cohort, load, link } => {
-                self.ranks.insert(rank, link);
+            FrontMail::RankUp { rank, numerics, load, link } => {
+                let cohort = cohort(&numerics);
+                self.ranks.insert(rank, (numerics, link));
                 self.front.rank_up(now, rank, cohort, load, out);
             }
             FrontMail::RankDown(rank) => {
@@ -75,9 +88,9 @@ impl FrontThread {
             FrontMail::Rank { rank, events, load } => {
                 for told in events {
                     self.front.rank_event(now, rank, told.seq, told.attempt, told.event, out);
-                    let beside =
+                    let logprobs =
                         matches!(told.event, RankEvent::Token { .. }).then_some(told.logprobs).flatten();
-                    self.act(now, out, beside);
+                    self.act(now, out, Some(Said { rank, logprobs }));
                 }
                 if let Some(load) = load {
                     self.front.rank_load(now, rank, load, out);
@@ -132,21 +145,25 @@ impl FrontThread {
         }
     }
 
-    fn act(&mut self, now: Nanos, out: &mut Vec<Action<Arc<Choice>>>, mut logprobs: Option<Box<Logprobs>>) {
+    fn act(&mut self, now: Nanos, out: &mut Vec<Action<Arc<Choice>>>, mut said: Option<Said>) {
         for action in out.drain(..) {
             match action {
                 Action::Bind { rank, bind, handle } => {
-                    if let Some(link) = self.ranks.get(&rank) {
+                    if let Some((_, link)) = self.ranks.get(&rank) {
                         link.bind(bind, handle.draw.clone());
                     }
                 }
                 Action::CancelAt { rank, seq, attempt } => {
-                    if let Some(link) = self.ranks.get(&rank) {
+                    if let Some((_, link)) = self.ranks.get(&rank) {
                         link.cancel(seq, attempt);
                     }
                 }
                 Action::Deliver { seq, id, handle, .. } => {
-                    let event = SeqEvent::Token { id, logprobs: logprobs.take() };
+                    if let Some((numerics, _)) = said.as_ref().and_then(|s| self.ranks.get(&s.rank)) {
+                        handle.sink.served_by(numerics);
+                    }
+                    let logprobs = said.as_mut().and_then(|s| s.logprobs.take());
+                    let event = SeqEvent::Token { id, logprobs };
                     if handle.sink.send(seq.choice, event).is_err() {
                         // Behind what is in the inbox: a gateway that found a stop string has said so before it left.
                         let _ = self.address.send(FrontMail::Cancel { seq, cause: CancelCause::Client });
@@ -188,7 +205,7 @@ mod tests {
         };
         let load = RankLoad { free_blocks: 64, pool_blocks: 64, block_tokens: 16, queue: 0, draining: false };
         let link = Arc::new(worker);
-        address.send(FrontMail::RankUp { rank: WorkerId(0), cohort: 0, load, link }).unwrap();
+        address.send(FrontMail::RankUp { rank: WorkerId(0), numerics: "test".into(), load, link }).unwrap();
         let seq = SeqKey { request: 1, choice: 0 };
         let (sink, source) = events(100);
         drop(source);

@@ -33,9 +33,9 @@ impl FrontDoor {
 
     /// A rank is there, new or again; `numerics` is its numerics id.
     pub fn rank_up(&self, rank: WorkerId, numerics: &str, load: RankLoad, link: Arc<dyn RankLink>) {
-        let cohort = cohort(numerics);
-        *self.numerics.write().unwrap_or_else(PoisonError::into_inner) = numerics.into();
-        let _ = self.front.send(FrontMail::RankUp { rank, cohort, load, link });
+        let numerics: Arc<str> = numerics.into();
+        *self.numerics.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&numerics);
+        let _ = self.front.send(FrontMail::RankUp { rank, numerics, load, link });
     }
 
     /// A rank is lost.
@@ -47,12 +47,6 @@ impl FrontDoor {
     pub fn rank(&self, rank: WorkerId, events: Vec<Told>, load: Option<RankLoad>) {
         let _ = self.front.send(FrontMail::Rank { rank, events, load });
     }
-}
-
-/// The number that a numerics id goes by.
-fn cohort(numerics: &str) -> u64 {
-    let hash = blake3::hash(numerics.as_bytes());
-    hash.as_bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 /// Starts a front without ranks. `queue`: new sequences that wait for a rank, at most.

@@ -74,8 +74,8 @@ pub trait Door: Send + Sync {
     /// A gateway takes an attempt back.
     fn cancel(&self, seq: SeqKey, attempt: Attempt);
 
-    /// Take nothing new, and give back to the gateways what runs.
-    fn hand_back(&self);
+    /// Take nothing new; what runs may finish, or is given back to the gateways.
+    fn drain(&self, hand_back: bool);
 
     /// Report now.
     fn report(&self);
@@ -117,8 +117,8 @@ impl<U: Send + Sync> Door for Sender<Mail<U>> {
         let _ = self.send(Mail::Cancel { seq, attempt });
     }
 
-    fn hand_back(&self) {
-        let _ = self.send(Mail::HandBack);
+    fn drain(&self, hand_back: bool) {
+        let _ = self.send(Mail::Drain { hand_back });
     }
 
     fn report(&self) {

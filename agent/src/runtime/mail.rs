@@ -37,8 +37,8 @@ pub(super) enum Mail<U> {
     Placement(Arc<PlacementSlice>),
     /// A unit's weights, or why they could not be loaded.
     Loaded { slot: u32, unit: Unit, weights: Result<Arc<U>, String> },
-    /// Take nothing new, and give back what runs.
-    HandBack,
+    /// Take nothing new; what runs may finish, or is given back to the gateways.
+    Drain { hand_back: bool },
     /// Report now.
     Report,
     /// Leave.
@@ -63,7 +63,7 @@ pub(super) enum FrontMail {
     /// The client, or a stop string, ends a sequence.
     Cancel { seq: SeqKey, cause: CancelCause },
     /// A rank is there, new or again, and what reaches it.
-    RankUp { rank: WorkerId, cohort: u64, load: RankLoad, link: Arc<dyn RankLink> },
+    RankUp { rank: WorkerId, numerics: Arc<str>, load: RankLoad, link: Arc<dyn RankLink> },
     /// A rank is lost.
     RankDown(WorkerId),
     /// What a rank says.

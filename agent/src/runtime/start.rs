@@ -201,11 +201,12 @@ where
         })?);
     }
 
+    let numerics: Arc<str> = parts.numerics.into();
     for (plan, address) in sizing.workers.iter().zip(&addresses) {
         if let Some(load) = first_load(plan) {
-            // One process, one cohort.
             let (rank, link) = (plan.config.id, Arc::new(address.clone()));
-            let _ = front.send(FrontMail::RankUp { rank, cohort: 0, load, link });
+            let numerics = Arc::clone(&numerics);
+            let _ = front.send(FrontMail::RankUp { rank, numerics, load, link });
         }
     }
     let mut front_config = FrontConfig::new(GATEWAY);
@@ -229,7 +230,7 @@ where
         front,
         stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
         joins: Mutex::new(joins),
-        numerics: Arc::new(RwLock::new(parts.numerics.into())),
+        numerics: Arc::new(RwLock::new(numerics)),
         lost: is_lost,
     };
     let waited = ready.wait(&addresses, &parts.cancelled, &runtime.lost);

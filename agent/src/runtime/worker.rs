@@ -198,7 +198,7 @@ impl<B: Backend> WorkerThread<B> {
                 self.core.handle(now, Event::SlotLoaded { slot, unit, ok });
                 state.next_report = Instant::now();
             }
-            Mail::HandBack => self.core.handle(now, Event::Drain { hand_back: true }),
+            Mail::Drain { hand_back } => self.core.handle(now, Event::Drain { hand_back }),
             Mail::Report => state.next_report = Instant::now(),
             Mail::Stop => {}
         }

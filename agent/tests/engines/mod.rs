@@ -269,6 +269,9 @@ pub fn quick() -> Vec<Variation> {
     for policy in [Policy::Mtfs, Policy::Flfs, Policy::Defrag, Policy::Sync] {
         all.push(Variation { ranks: 2, experts: 3, policy, ..base.clone() });
     }
+    // Another instruction set than the best, where there is one.
+    let isa = [IsaChoice::Avx2, IsaChoice::Neon].into_iter().find(|isa| isa_available(*isa));
+    all.push(Variation { experts: 2, chunk: 1, isa: isa.unwrap_or(IsaChoice::Auto), ..base });
     all
 }
 

@@ -164,7 +164,8 @@ impl Deployment {
             role => {
                 command.args(["--peer-listen", &m.peers.to_string(), "--threads", "1"]);
                 if role == "attention" {
-                    command.args(["--kv-tokens", "16384"]);
+                    // Half of this is for sequences to finish in: what a test asks for takes longer.
+                    command.args(["--kv-tokens", "16384", "--shutdown-grace", "600ms"]);
                 }
                 &mut command
             }

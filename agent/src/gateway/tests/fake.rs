@@ -170,6 +170,7 @@ impl Running {
             Box::new(Logprobs { token: of(id), top: (0..n).map(|i| of(u32::from(b'a') + i)).collect() })
         });
         self.produced += 1;
+        self.sink.served_by(&"fp_test".into());
         if self.sink.send(self.seq.choice, SeqEvent::Token { id, logprobs }).is_err() {
             return Some(Ending::Cancelled);
         }
@@ -226,10 +227,6 @@ impl Running {
 }
 
 impl Engine for Fake {
-    fn fingerprint(&self) -> Arc<str> {
-        "fp_test".into()
-    }
-
     fn submit(&self, request: Generate, sink: EventSink) {
         self.seen.lock().unwrap().asked.push(request.clone());
         for choice in 0..request.choices {
