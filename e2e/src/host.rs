@@ -1,6 +1,7 @@
-//! What the host spends on a run: the processor time of this process's threads, and the time for which they wanted a
+//! What the host spends on a run: the processor time of a process's threads, and the time for which they wanted a
 //! core and had none. From Linux' scheduler, which counts both by thread.
 
+use std::fmt::Display;
 use std::fs;
 use std::time::Duration;
 
@@ -14,10 +15,16 @@ pub struct HostTime {
 }
 
 impl HostTime {
-    /// Now. Threads whose name begins with `worker` drive a device. Nothing where `/proc` has no such count.
+    /// Of this process, now. Threads whose name begins with `worker` drive a device. Nothing where `/proc` has no such
+    /// count.
     pub fn now(worker: &str) -> Option<Self> {
+        Self::of("self", worker)
+    }
+
+    /// Of a process by its number.
+    pub fn of(process: impl Display, worker: &str) -> Option<Self> {
         let mut sum = Self::default();
-        for task in fs::read_dir("/proc/self/task").ok()?.flatten() {
+        for task in fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten() {
             // A thread may end meanwhile.
             let Ok(counts) = fs::read_to_string(task.path().join("schedstat")) else { continue };
             let (ran, waited) = parse(&counts)?;

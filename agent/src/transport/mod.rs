@@ -21,5 +21,6 @@ pub use identity::{Identity, IdentityError};
 pub(crate) use identity::{role_name, role_of};
 pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};
 pub use pages::Pages;
+pub use pair::{Ended, Format, run as run_pair};
 pub use stream::Stream;
 pub use tls::{Security, TlsError};

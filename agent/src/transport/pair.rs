@@ -30,7 +30,7 @@ const BULK: usize = 256 << 10;
 
 /// What all pairs of a worker have in common.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Format {
+pub struct Format {
     /// Numbers in a row.
     pub row_len: usize,
     /// The class of prefill.
@@ -39,13 +39,17 @@ pub(super) struct Format {
 
 /// Why a pair ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
+pub enum Ended {
+    /// The connection.
     #[error("the {0:?} connection broke: {1}")]
     Broke(Channel, std::io::Error),
+    /// What the peer said.
     #[error("what came on the {0:?} connection cannot be understood: {1}")]
     Garbage(Channel, String),
+    /// The peer says nothing.
     #[error("nothing was heard for {} ms", .0.as_millis())]
     Silent(Duration),
+    /// This side wants it so.
     #[error("it was closed on this side")]
     Severed,
 }
@@ -103,7 +107,7 @@ impl Drop for Down {
 }
 
 /// Runs a pair until it ends. `severed` ends it from outside.
-pub(super) async fn run(
+pub async fn run(
     control: Stream,
     data: Stream,
     up: PeerUp,
