@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn held(from: u32, rows: u32) -> Arrival {
-        Arrival { from: WorkerId(from), frame: frame(rows), payload: vec![], at: None, _held: None }
+        Arrival { from: WorkerId(from), frame: frame(rows), payload: vec![].into(), at: None, _held: None }
     }
 
     #[test]

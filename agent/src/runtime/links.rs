@@ -13,13 +13,14 @@ use sluice_core::sequence::Bind;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::mail::{Arrival, FrontMail, Mail};
+use super::rows::Rows;
 pub use crate::link::message::Told;
 use crate::sampling::Draw;
 
 /// The rows of a worker, as a link sees them.
 pub trait Slab {
-    /// The rows that a frame names, one behind the other, as they are now.
-    fn payload(&mut self, frame: &Frame) -> Vec<f32>;
+    /// Appends the rows that a frame names, one behind the other, as they are now.
+    fn payload(&mut self, frame: &Frame, into: &mut Vec<f32>);
 }
 
 /// What reaches a peer over one connection pair. Never blocks: what the peer has not room for is not sent to it, by
@@ -51,7 +52,7 @@ pub trait RankLink: Send + Sync {
 /// The way into a worker of this process. Nothing here blocks.
 pub trait Door: Send + Sync {
     /// A frame of a peer, with the rows that it names. `held` is its part of what its connection may have in line.
-    fn frame(&self, from: WorkerId, frame: Frame, payload: Vec<f32>, held: Option<OwnedSemaphorePermit>);
+    fn frame(&self, from: WorkerId, frame: Frame, payload: Rows, held: Option<OwnedSemaphorePermit>);
 
     /// A peer is there, and what reaches it.
     fn peer_up(&self, up: PeerUp, link: Arc<dyn PeerLink>);
@@ -85,7 +86,7 @@ pub trait Door: Send + Sync {
 }
 
 impl<U: Send + Sync> Door for Sender<Mail<U>> {
-    fn frame(&self, from: WorkerId, frame: Frame, payload: Vec<f32>, held: Option<OwnedSemaphorePermit>) {
+    fn frame(&self, from: WorkerId, frame: Frame, payload: Rows, held: Option<OwnedSemaphorePermit>) {
         let _ = self.send(Mail::Frame(Arrival { from, frame, payload, at: None, _held: held }));
     }
 
@@ -139,7 +140,9 @@ pub(super) struct LocalPeer<U> {
 
 impl<U: Send + Sync> PeerLink for LocalPeer<U> {
     fn send(&self, frame: Frame, slab: &mut dyn Slab, at: Option<Instant>) {
-        let payload = slab.payload(&frame);
+        let mut payload = vec![];
+        slab.payload(&frame, &mut payload);
+        let payload = payload.into();
         let _ = self.to.send(Mail::Frame(Arrival { from: self.from, frame, payload, at, _held: None }));
     }
 

@@ -14,6 +14,7 @@ use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::Bind;
 
 use super::links::{FrontLink, PeerLink, RankLink, Told};
+use super::rows::Rows;
 use crate::gateway::{EventSink, Generate};
 use crate::sampling::Draw;
 
@@ -49,7 +50,7 @@ pub(super) enum Mail<U> {
 pub(super) struct Arrival {
     pub from: WorkerId,
     pub frame: Frame,
-    pub payload: Vec<f32>,
+    pub payload: Rows,
     /// When it reaches this end of a modelled link.
     pub at: Option<Instant>,
     /// Its part of what its connection may have in line here; given back with it.

@@ -212,7 +212,7 @@ impl<B: Backend> WorkerThread<B> {
         if landing.is_empty() {
             return;
         }
-        let len = self.backend.row_len();
+        let (len, payload) = (self.backend.row_len(), payload.values());
         state.gathered.clear();
         state.gathered.extend(landing.iter().map(|(_, row)| *row));
         if landing.iter().enumerate().all(|(i, (at, _))| i as u32 == *at) {
@@ -345,18 +345,16 @@ struct Rows<'a, B> {
 }
 
 impl<B: Backend> Slab for Rows<'_, B> {
-    fn payload(&mut self, frame: &Frame) -> Vec<f32> {
-        let mut payload = vec![];
+    fn payload(&mut self, frame: &Frame, into: &mut Vec<f32>) {
         match &frame.body {
             Body::Tokens(batch) => {
                 self.gathered.clear();
                 self.gathered.extend(batch.rows.iter().map(|r| r.src));
-                self.backend.read_rows(self.gathered, &mut payload);
+                self.backend.read_rows(self.gathered, into);
             }
-            Body::Returns(batch) => self.backend.read_rows(&batch.rows, &mut payload),
+            Body::Returns(batch) => self.backend.read_rows(&batch.rows, into),
             _ => {}
         }
-        payload
     }
 }
 

@@ -139,7 +139,7 @@ impl Mesh {
             members: Mutex::new(Members::new(config.hello.clone())),
             table: table.clone(),
             pages: pages::router(Arc::clone(&config.pages)),
-            format: Format { row_len: config.row_len, prefill: config.prefill },
+            format: Format::new(config.row_len, config.prefill),
             config,
             halves: Mutex::default(),
             pairs: Mutex::default(),
@@ -297,7 +297,8 @@ impl Inner {
         let _turn = turn.lock().await;
         let up = PeerUp { worker, epoch, is_rank: peer.role.is_rank(), is_host: peer.role.is_host() };
         tracing::info!(peer = peer.name, epoch, "connected");
-        let ended = pair::run(control, data, up, self.format, Arc::clone(&self.config.door), severed).await;
+        let ended =
+            pair::run(control, data, up, self.format.clone(), Arc::clone(&self.config.door), severed).await;
         tracing::info!(peer = peer.name, epoch, "disconnected: {ended}");
     }
 

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sluice_core::event::PeerUp;
 use sluice_core::frame::{Body, Channel, Frame};
 use sluice_core::ids::{Class, MILLI, WorkerId};
 use sluice_core::silence::{Silence, SilenceConfig};
-use sluice_wire::{Assembly, Lane, Message, decode, encode, message::encode_beat};
+use sluice_wire::{Assembly, Lane, Message, Whole, decode, encode, message::encode_beat};
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader, ReadHalf};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use zerocopy::IntoBytes as _;
 
 use super::outbox::Outbox;
 use super::stream::Stream;
-use crate::runtime::{Clock, Door, PeerLink, Slab};
+use crate::runtime::{Buffers, Clock, Door, PeerLink, Rows, Slab};
 
 const BEAT: Duration = Duration::from_millis(50);
 /// A silent cut is noticed within a second; a peer on a crowded machine has the time that it usually takes.
@@ -25,16 +25,28 @@ const SILENCE: SilenceConfig = SilenceConfig { beat: 50 * MILLI, least: 400 * MI
 const LONGEST: usize = 256 << 20;
 /// Bytes that have arrived and wait for the worker, over both lanes: beyond that the socket is left unread.
 const WAITING: usize = 64 << 20;
+/// Heads and small messages are read together with what follows them, so many bytes at a time. What of a fragment is
+/// longer is read straight into its place.
+const AHEAD: usize = 4 << 10;
 /// Returns of more bytes go behind decode batches.
 const BULK: usize = 256 << 10;
 
 /// What all pairs of a worker have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Format {
     /// Numbers in a row.
     pub row_len: usize,
     /// The class of prefill.
     pub prefill: Class,
+    rows: Arc<Buffers<f32>>,
+    messages: Arc<Buffers<u8>>,
+}
+
+impl Format {
+    /// Of a worker with rows of so many numbers, and this class of prefill.
+    pub fn new(row_len: usize, prefill: Class) -> Self {
+        Self { row_len, prefill, rows: Arc::default(), messages: Arc::default() }
+    }
 }
 
 /// Why a pair ended.
@@ -63,15 +75,22 @@ struct Link {
 
 impl PeerLink for Link {
     fn send(&self, frame: Frame, slab: &mut dyn Slab, _at: Option<Instant>) {
-        let rows = slab.payload(&frame);
+        let count = match &frame.body {
+            Body::Tokens(batch) => batch.rows.len(),
+            Body::Returns(batch) => batch.rows.len(),
+            _ => 0,
+        };
+        let home = &self.format.rows;
+        let mut rows = home.take(count * self.format.row_len);
+        slab.payload(&frame, &mut rows);
         let mut head = vec![];
         encode(&frame, &mut head);
         let bulk = match &frame.body {
             Body::Tokens(batch) => batch.class == self.format.prefill,
-            _ => rows.len() * size_of::<f32>() > BULK,
+            _ => size_of_val(rows.as_slice()) > BULK,
         };
         let lane = if bulk { Lane::Bulk } else { Lane::Urgent };
-        let parts = [Bytes::from(head), Bytes::from_owner(Values(rows))];
+        let parts = [Bytes::from(head), Bytes::from_owner(Values { rows, home: Arc::clone(home) })];
         if !self.outbox.push(frame.channel, lane, parts) {
             self.sever();
         }
@@ -83,11 +102,20 @@ impl PeerLink for Link {
 }
 
 /// Rows as the bytes that travel: little-endian, as every supported host has them.
-struct Values(Vec<f32>);
+struct Values {
+    rows: Vec<f32>,
+    home: Arc<Buffers<f32>>,
+}
 
 impl AsRef<[u8]> for Values {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
+        self.rows.as_bytes()
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.rows));
     }
 }
 
@@ -119,7 +147,7 @@ pub async fn run(
     let outbox = Arc::new(Outbox::default());
     let silence = Arc::new(Mutex::new(Silence::new(SILENCE, clock.now())));
     let worker = up.worker;
-    let link = Link { outbox: Arc::clone(&outbox), severed: Arc::clone(&severed), format };
+    let link = Link { outbox: Arc::clone(&outbox), severed: Arc::clone(&severed), format: format.clone() };
     let mut down = Down { door: Arc::clone(&door), worker, silence: Duration::ZERO };
     door.peer_up(up, Arc::new(link));
 
@@ -131,7 +159,7 @@ pub async fn run(
         let receiver = Receiver {
             channel,
             worker,
-            format,
+            format: format.clone(),
             door: Arc::clone(&door),
             silence: Arc::clone(&silence),
             clock,
@@ -186,7 +214,7 @@ struct Receiver {
 
 impl Receiver {
     async fn run(self, from: ReadHalf<Stream>) -> Ended {
-        match self.receive(BufReader::with_capacity(64 << 10, from)).await {
+        match self.receive(BufReader::with_capacity(AHEAD, from)).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
@@ -200,34 +228,34 @@ impl Receiver {
             let mut head = [0; sluice_wire::fragment::HEAD];
             from.read_exact(&mut head).await.map_err(broke)?;
             let (lane, length, last) = Assembly::head(head).map_err(|e| garbage(&e))?;
-            fill(&mut from, assembly.buffer(lane), length).await.map_err(broke)?;
+            let buffer = assembly.buffer(lane);
+            if buffer.is_empty() && !last {
+                *buffer = self.format.messages.take(sluice_wire::fragment::MOST + 1);
+            }
+            fill(&mut from, buffer, length).await.map_err(broke)?;
             self.silence.lock().unwrap_or_else(PoisonError::into_inner).heard(self.clock.now());
             let Some(message) = assembly.ends(lane, last).map_err(|e| garbage(&e))? else { continue };
-            self.deliver(&message).await.map_err(|e| garbage(&e))?;
+            self.deliver(message).await.map_err(|e| garbage(&e))?;
         }
     }
 
-    async fn deliver(&self, message: &[u8]) -> Result<(), sluice_wire::message::DecodeError> {
-        let (decoded, payload) = decode(message, self.channel, self.format.row_len * size_of::<f32>())?;
+    async fn deliver(&self, message: Whole) -> Result<(), sluice_wire::message::DecodeError> {
+        let (decoded, payload) = decode(&message, self.channel, self.format.row_len * size_of::<f32>())?;
         let Message::Frame(frame) = decoded else { return Ok(()) };
-        let mut rows = vec![0f32; payload.len() / size_of::<f32>()];
-        rows.as_mut_slice().as_mut_bytes().copy_from_slice(payload);
+        let bytes = payload.len();
         let room = (message.len() >> 10).min(WAITING >> 10) as u32;
         let held = match room {
             0 => None,
             _ => Arc::clone(&self.waiting).acquire_many_owned(room).await.ok(),
         };
+        let rows = Rows::of_message(message.into_buffer(), bytes, &self.format.messages);
         self.door.frame(self.worker, frame, rows, held);
         Ok(())
     }
 }
 
 /// Appends exactly so many bytes.
-async fn fill(
-    from: &mut (impl AsyncRead + Unpin),
-    into: &mut BytesMut,
-    length: usize,
-) -> std::io::Result<()> {
+async fn fill(from: &mut (impl AsyncRead + Unpin), into: &mut Vec<u8>, length: usize) -> std::io::Result<()> {
     into.reserve(length);
     let mut from = from.take(length as u64);
     while from.limit() > 0 {

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -20,6 +21,9 @@ use super::stream::Stream;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Bytes that are read from a socket at a time: four records.
+const AHEAD: usize = 64 << 10;
 
 /// What processes of a deployment speak, for ALPN. Everything else is HTTP.
 const SLUICE: &[u8] = b"sluice";
@@ -149,7 +153,7 @@ impl Security {
             return Ok(Accepted { stream: Stream::Plain(tcp), identity: None, is_http });
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&c.loaded().server));
-        let tls = acceptor.accept(tcp).await?;
+        let tls = acceptor.accept(buffered(tcp)).await?;
         let identity = Some(peer(tls.get_ref().1.peer_certificates())?);
         let is_http = tls.get_ref().1.alpn_protocol().is_some_and(|p| p != SLUICE);
         Ok(Accepted { stream: Stream::Tls(Box::new(tls.into())), identity, is_http })
@@ -164,7 +168,7 @@ impl Security {
         let connector = TlsConnector::from(Arc::clone(&c.loaded().client));
         // Names are those of SPIFFE, checked after the handshake; the host's is not looked at.
         let name = ServerName::try_from("sluice").map_err(std::io::Error::other)?;
-        let tls = connector.connect(name, tcp).await?;
+        let tls = connector.connect(name, buffered(tcp)).await?;
         let identity = peer(tls.get_ref().1.peer_certificates())?;
         Ok((Stream::Tls(Box::new(tls.into())), Some(identity)))
     }
@@ -200,6 +204,11 @@ impl Certificates {
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(true)
     }
+}
+
+/// rustls asks the socket for 4 KiB at a time: a call to the system for each would be most of the work.
+fn buffered(tcp: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(AHEAD, tcp)
 }
 
 fn peer(certificates: Option<&[CertificateDer<'_>]>) -> std::io::Result<Identity> {

@@ -5,8 +5,9 @@
 //! order, so a lane has at most one message half sent.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Which of two messages goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +107,30 @@ pub enum FragmentError {
     },
 }
 
+/// A message that is whole, in the buffer that it was put together in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole(Vec<u8>);
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0[LENGTH..]
+    }
+}
+
+impl Whole {
+    /// The buffer, in which the message goes to the end.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 /// Puts fragments of one connection together again.
 #[derive(Debug)]
 pub struct Assembly {
     most: usize,
-    lanes: [BytesMut; 2],
+    lanes: [Vec<u8>; 2],
 }
 
 impl Assembly {
@@ -132,8 +152,8 @@ impl Assembly {
         }
     }
 
-    /// Where the next bytes of a lane go.
-    pub fn buffer(&mut self, lane: Lane) -> &mut BytesMut {
+    /// Where the next bytes of a lane go. While it is empty, another empty one may be put in its place.
+    pub fn buffer(&mut self, lane: Lane) -> &mut Vec<u8> {
         &mut self.lanes[lane as usize]
     }
 
@@ -141,7 +161,7 @@ impl Assembly {
     ///
     /// # Errors
     /// If it is longer than any can be, or not as long as it said.
-    pub fn ends(&mut self, lane: Lane, last: bool) -> Result<Option<BytesMut>, FragmentError> {
+    pub fn ends(&mut self, lane: Lane, last: bool) -> Result<Option<Whole>, FragmentError> {
         let buffer = &mut self.lanes[lane as usize];
         let said = buffer.first_chunk::<LENGTH>().map(|l| u32::from_le_bytes(*l) as usize);
         let found = buffer.len().saturating_sub(LENGTH);
@@ -153,11 +173,6 @@ impl Assembly {
         if too_long || (last && (said.is_none() || found != length)) {
             return Err(FragmentError::Length { length, found });
         }
-        if !last {
-            return Ok(None);
-        }
-        let mut message = buffer.split();
-        message.advance(LENGTH);
-        Ok(Some(message))
+        Ok(last.then(|| Whole(std::mem::take(buffer))))
     }
 }

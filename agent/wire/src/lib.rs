@@ -9,5 +9,5 @@ pub mod fragment;
 pub mod message;
 mod record;
 
-pub use fragment::{Assembly, Lane, Outgoing};
+pub use fragment::{Assembly, Lane, Outgoing, Whole};
 pub use message::{Message, decode, encode};

@@ -197,7 +197,7 @@ async fn unix(
     use std::os::unix::net::{UnixListener, UnixStream};
 
     let path = setup.dir.join(SOCKET);
-    let format = Format { row_len: setup.row_len(), prefill: PREFILL };
+    let format = Format::new(setup.row_len(), PREFILL);
     let pair = move |control: UnixStream, data: UnixStream| async move {
         let (control, data) = (stream(control)?, stream(data)?);
         let peer = if side == Side::Rank { Side::Host } else { Side::Rank };

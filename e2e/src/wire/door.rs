@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use sluice_agent::runtime::{Door, FrontLink, PeerLink};
+use sluice_agent::runtime::{Door, FrontLink, PeerLink, Rows};
 use sluice_agent::sampling::Draw;
 use sluice_core::event::PeerUp;
 use sluice_core::frame::Frame;
@@ -23,7 +23,7 @@ pub enum Mail {
     /// It is gone.
     Down,
     /// It says something. What it holds is given back when this is dropped.
-    Frame(Frame, Vec<f32>, Option<OwnedSemaphorePermit>),
+    Frame(Frame, Rows, Option<OwnedSemaphorePermit>),
 }
 
 /// The sending end.
@@ -56,7 +56,7 @@ pub fn peer(inbox: &Receiver<Mail>) -> Result<(PeerUp, Arc<dyn PeerLink>), Strin
 }
 
 impl Door for Inbox {
-    fn frame(&self, _from: WorkerId, frame: Frame, payload: Vec<f32>, held: Option<OwnedSemaphorePermit>) {
+    fn frame(&self, _from: WorkerId, frame: Frame, payload: Rows, held: Option<OwnedSemaphorePermit>) {
         let _ = self.0.send(Mail::Frame(frame, payload, held));
     }
 

@@ -34,9 +34,7 @@ pub fn host(setup: &Setup, ready: impl FnOnce()) -> Result<Vec<u64>, String> {
 struct NoRows;
 
 impl Slab for NoRows {
-    fn payload(&mut self, _frame: &Frame) -> Vec<f32> {
-        vec![]
-    }
+    fn payload(&mut self, _frame: &Frame, _into: &mut Vec<f32>) {}
 }
 
 /// Lands what comes until the peer is gone.
@@ -59,7 +57,7 @@ fn take(inbox: &Receiver<Mail>, row_len: usize, ring: u32) -> Result<Vec<u64>, S
         };
         let Body::Tokens(batch) = frame.body else { continue };
         let rows: Vec<u32> = batch.rows.iter().map(|r| r.dst).collect();
-        for (row, values) in rows.iter().zip(payload.chunks_exact(row_len)) {
+        for (row, values) in rows.iter().zip(payload.values().chunks_exact(row_len)) {
             landing[*row as usize * row_len..][..row_len].copy_from_slice(values);
         }
         if batch.class == DECODE {

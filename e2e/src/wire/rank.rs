@@ -78,13 +78,11 @@ struct Rows {
 }
 
 impl Slab for Rows {
-    fn payload(&mut self, frame: &Frame) -> Vec<f32> {
-        let Body::Tokens(batch) = &frame.body else { return vec![] };
-        let mut payload = vec![];
+    fn payload(&mut self, frame: &Frame, into: &mut Vec<f32>) {
+        let Body::Tokens(batch) = &frame.body else { return };
         for row in &batch.rows {
-            payload.extend_from_slice(&self.slab[row.src as usize * self.row_len..][..self.row_len]);
+            into.extend_from_slice(&self.slab[row.src as usize * self.row_len..][..self.row_len]);
         }
-        payload
     }
 }
 
