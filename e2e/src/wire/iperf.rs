@@ -61,7 +61,7 @@ impl Iperf {
     }
 }
 
-/// What arrived, and the processor time of both ends. A fraction of the run's time, so that of one core may be over 100.
+/// What arrived, and the processor time of both ends, which iperf3 gives in percent of the run's time.
 fn flow(report: &Value) -> Option<Flow> {
     let end = report.get("end")?;
     let received = end.get("sum_received")?;

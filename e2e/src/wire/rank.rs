@@ -146,7 +146,7 @@ impl Rank {
     }
 
     fn send(&mut self, class: Class, rows: usize) {
-        // When it was sent; the host takes it from the hour at which it has landed.
+        // When it was sent, for the host to say how long it took.
         let progress = now();
         let mark =
             Mark { class, order: self.number, progress, frames: 0, tokens: 1, blocked: false, cycle: 1 };
