@@ -35,6 +35,11 @@ impl Worker {
 
     /// The next step of an idle device.
     pub(super) fn next(&mut self, now: Nanos) {
+        while !self.choose(now) {}
+    }
+
+    /// Starts a step, or sleeps. False if nobody waited for what was chosen any more, and it is to choose again.
+    fn choose(&mut self, now: Nanos) -> bool {
         let cycle = self.cycle();
         let mut floors = [(IDLE, None); MAX_CLASSES];
         if let Some(h) = &self.host {
@@ -66,23 +71,29 @@ impl Worker {
                 if let Some(w) = wake {
                     self.wake_by(w);
                 }
+                true
             }
             choice => {
                 self.was_urgent = false;
                 let rows = runnable(&view, choice);
-                self.run(now, choice, rows);
+                self.run(now, choice, rows)
             }
         }
     }
 
     /// The next step of the barrier-synchronous baseline.
     pub(super) fn next_in_step(&mut self, now: Nanos) {
+        while !self.choose_in_step(now) {}
+    }
+
+    /// As [`Self::choose`].
+    fn choose_in_step(&mut self, now: Nanos) -> bool {
         // A worker that is alone goes round once: what it has may all be waiting for something.
         for _ in 0..=2 * self.config.shape.blocks() {
             let busy = self.is_busy();
-            let Some(barrier) = &mut self.barrier else { return };
+            let Some(barrier) = &mut self.barrier else { return true };
             if !barrier.may_start() {
-                return;
+                return true;
             }
             let choice = match barrier.phase() {
                 Phase::Attention(block) => {
@@ -102,7 +113,7 @@ impl Worker {
                 return self.run(now, choice, queues);
             }
             if !busy && !barrier.others_ended() {
-                return;
+                return true;
             }
             let step = barrier.end();
             for peer in 1..self.net.peers.len() {
@@ -113,9 +124,10 @@ impl Worker {
                 self.net.send(peer, Body::StepEnd(StepEnd { step, frames, busy }));
             }
             if self.net.peers.len() == 1 && !busy {
-                return;
+                return true;
             }
         }
+        true
     }
 
     fn all_queues(&self, block: u16) -> Vec<(u32, u8)> {
@@ -125,7 +137,8 @@ impl Worker {
             .collect()
     }
 
-    fn run(&mut self, now: Nanos, choice: Choice, mut queues: Vec<(u32, u8)>) {
+    /// Starts what was chosen. False if nobody waits for any of it any more.
+    fn run(&mut self, now: Nanos, choice: Choice, mut queues: Vec<(u32, u8)>) -> bool {
         let n = &mut self.counters;
         let (kind, step) = match (choice, &mut self.rank, &mut self.host) {
             (Choice::Attention { block, classes }, Some(rank), host) => {
@@ -166,12 +179,8 @@ impl Worker {
                 });
                 let step = host.step(block, &queues, self.config.max_expert_rows, rank.as_ref());
                 if matches!(&step, Step::Experts(s) if s.items.is_empty()) {
-                    // Nobody waits for any of them any more.
                     host.ran(now, rank.as_mut(), &mut self.net, n);
-                    return match self.barrier.is_some() {
-                        true => self.next_in_step(now),
-                        false => self.next(now),
-                    };
+                    return false;
                 }
                 if let Step::Experts(s) = &step {
                     n.expert_steps += 1;
@@ -180,13 +189,14 @@ impl Worker {
                 }
                 (Kind::Experts, step)
             }
-            _ => return,
+            _ => return true,
         };
         self.running = Some((kind, now));
         if let Some(r) = &mut self.rank {
             r.hosting = kind == Kind::Experts;
         }
         self.net.out.push(Action::Run(step));
+        true
     }
 }
 

@@ -385,3 +385,42 @@ fn a_unit_that_is_to_be_here_is_asked_again_until_it_is_loaded() {
     assert_eq!(b.worker.counters().redirected, 2);
     assert!(b.worker.is_empty());
 }
+
+/// Each was looked for by a call inside the one before.
+#[test]
+fn rows_that_nobody_waits_for_any_more_are_passed_over_however_many_they_are() {
+    let narrow = std::thread::Builder::new().stack_size(256 << 10);
+    narrow.spawn(pass_over_stale_rows).unwrap().join().unwrap();
+}
+
+fn pass_over_stale_rows() {
+    const ROWS: u32 = 4_000;
+    let config = asking();
+    let rank = RankConfig { pages: ROWS, prefill_chunk: ROWS, prefill_tokens: ROWS, ..config.rank.unwrap() };
+    let mut b = Bench::new(WorkerConfig {
+        rank: Some(rank),
+        host: Some(HostConfig { slots: 8, ring: 4 }),
+        slab: SlabLayout { tokens: 2 * ROWS, groups: 2 * ROWS, ..config.slab },
+        max_step_rows: ROWS,
+        max_expert_rows: 1,
+        ..asking()
+    });
+    let mut other = b.meet(B, false, Some(2 * ROWS));
+    let half = |worker, lo| held(worker, Unit { slice: Slice { lo, hi: lo + 1 }, ..unit(0, 0) });
+    let asked = b.place(1, vec![half(ME, 0), half(other.id, 1), held(other.id, unit(0, 1))]);
+    b.load(&asked);
+    b.bind(bind(1, ROWS, 2));
+    let actions = b.done();
+    let halves = |(_, batch): &(WorkerId, &TokenBatch)| {
+        items(batch).into_iter().filter(|i| i.slice.lo == 1).collect::<Vec<_>>()
+    };
+    let back: Vec<ReturnItem> = batches(&actions).iter().flat_map(halves).collect();
+    assert_eq!((back.len() as u32, b.experts().items.len()), (ROWS, 1));
+    // The halves here are of no use any more: they wait in the queue all the same.
+    let whole = vec![held(other.id, unit(0, 0)), held(other.id, unit(0, 1))];
+    let newer = PlacementSlice { blocks: 0..2, generation: 2, replicas: whole };
+    b.hear(&mut other, redirect(back, Some(Arc::new(newer))));
+    let actions = b.done();
+    assert!(b.running.is_none() && b.worker.host.as_ref().is_some_and(|h| !h.is_busy()), "no half is left");
+    assert_eq!(batches(&actions).iter().map(|(_, t)| t.items.len() as u32).sum::<u32>(), ROWS);
+}
