@@ -22,11 +22,21 @@ pub enum Plant {
     EarlyUnmask,
     /// A landing row is lent anew while a step still reads it for an epoch that is over.
     RowReused,
+    /// The token pool merges an output that came before.
+    DuplicateMerged,
+    /// A peer's earlier incarnation is taken after a later one was met.
+    StaleIncarnation,
+    /// A rank takes an older generation of the placement for a newer one.
+    StaleGeneration,
+    /// A rank runs an attempt that was superseded.
+    StaleBind,
+    /// What a silent gateway has bound is kept for ever.
+    LeaseUnending,
 }
 
 impl Plant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("pool-forgets", Self::PoolForgets),
         ("mark-too-high", Self::MarkTooHigh),
         ("never-ages", Self::NeverAges),
@@ -36,6 +46,11 @@ impl Plant {
         ("stale-epoch", Self::StaleEpoch),
         ("early-unmask", Self::EarlyUnmask),
         ("row-reused", Self::RowReused),
+        ("duplicate-merged", Self::DuplicateMerged),
+        ("stale-incarnation", Self::StaleIncarnation),
+        ("stale-generation", Self::StaleGeneration),
+        ("stale-bind", Self::StaleBind),
+        ("lease-unending", Self::LeaseUnending),
     ];
 }
 

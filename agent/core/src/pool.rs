@@ -107,7 +107,8 @@ impl TokenPool {
         if slice.hi > self.segments || (slice.count(self.segments) != self.slicing[at] && !forgets) {
             return Arrival::Duplicate;
         }
-        if self.covered[at] & slice.mask() != 0 && !forgets {
+        let merges = forgets || plant::is(Plant::DuplicateMerged);
+        if self.covered[at] & slice.mask() != 0 && !merges {
             return Arrival::Duplicate;
         }
         self.covered[at] |= slice.mask();

@@ -3,6 +3,7 @@
 
 use crate::ids::{Slice, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
+use crate::plant::{self, Plant};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,8 +59,10 @@ impl RoutingTable {
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
     pub fn update(&mut self, slice: &Arc<PlacementSlice>) -> bool {
         let blocks = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
-        let newer =
-            |b: &u16| self.blocks[*b as usize].table.as_ref().is_none_or(|t| t.generation < slice.generation);
+        let newer = |b: &u16| {
+            let known = self.blocks[*b as usize].table.as_ref();
+            known.is_none_or(|t| t.generation < slice.generation) || plant::is(Plant::StaleGeneration)
+        };
         let fresh: Vec<u16> = blocks.filter(newer).collect();
         for b in &fresh {
             self.blocks[*b as usize].table = Some(Arc::clone(slice));

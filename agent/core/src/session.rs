@@ -5,11 +5,14 @@
 //! Nothing here knows what a connection is: the driver sends what [`Session::give`] gives, in that order, and each side
 //! reads what it is sent in order.
 
+mod opening;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+
+pub use opening::Opening;
 
 /// Names a session. Of two sessions of one peer the greater is the newer, so that what is left of an old connection
 /// never ends the session that came after it.

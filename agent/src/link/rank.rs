@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sluice_core::ids::{Attempt, GatewayId, Nanos, SeqKey};
 use sluice_core::sequence;
+use sluice_core::session::Opening;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::LinkConfig;
@@ -128,14 +129,12 @@ impl Gateways {
     /// The session that a gateway wants to go on with, or a new one if it may begin.
     fn find(&self, name: &str, open: &Open) -> Option<Arc<Session>> {
         let mut sessions = self.shared.sessions();
-        if let Some(session) = sessions.by_name.get(name)
-            && session.id() >= open.session
-        {
-            let goes_on = session.id() == open.session && session.outbox().is_lost().is_none();
-            return goes_on.then(|| Arc::clone(session));
-        }
-        if !open.fresh {
-            return None;
+        let current = sessions.by_name.get(name);
+        let is_lost = current.is_some_and(|session| session.outbox().is_lost().is_some());
+        match open.session.opening(open.fresh, current.map(|session| session.id()), is_lost) {
+            Opening::Resume => return current.cloned(),
+            Opening::Unknown => return None,
+            Opening::Begin => {}
         }
         let gateway = GatewayId(sessions.begun);
         sessions.begun = sessions.begun.wrapping_add(1);

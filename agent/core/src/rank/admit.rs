@@ -8,6 +8,7 @@ use super::{Rank, Sequence};
 use crate::counters::Counters;
 use crate::event::Action;
 use crate::ids::{Attempt, Nanos, SeqHandle, SeqKey};
+use crate::plant::{self, Plant};
 use crate::sequence::{Bind, Finish, RankEvent, Refusal};
 
 /// Whether there is a page for what comes next.
@@ -22,7 +23,7 @@ enum Room {
 impl Rank {
     pub fn bind(&mut self, now: Nanos, bind: Bind, out: &mut Vec<Action>, n: &mut Counters) {
         if let Some(&h) = self.by_key.get(&bind.seq) {
-            if self.sequence(h).attempt >= bind.attempt {
+            if self.sequence(h).attempt >= bind.attempt && !plant::is(Plant::StaleBind) {
                 return;
             }
             self.close(now, h, out);
