@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod heap;
 pub mod ledger;
 pub mod operator;
+pub mod out;
 pub mod pairs;
 pub mod rng;
 pub mod run;

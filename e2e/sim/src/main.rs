@@ -6,6 +6,7 @@ use sluice_core::plant::{self, Plant};
 use sluice_sim::coverage::Coverage;
 use sluice_sim::fleet::Fleet;
 use sluice_sim::run::{self, Summary};
+use sluice_sim::say;
 use sluice_sim::table::{self, Table};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -122,9 +123,9 @@ fn main() -> ExitCode {
                     plant::set(Some(plant));
                 });
                 match found.violations.first() {
-                    Some((seed, violation)) => println!("{name}: found by seed {seed}: {violation}"),
+                    Some((seed, violation)) => say!("{name}: found by seed {seed}: {violation}"),
                     None => {
-                        println!("{name}: not found in {count} seeds");
+                        say!("{name}: not found in {count} seeds");
                         code = ExitCode::FAILURE;
                     }
                 }
@@ -170,18 +171,18 @@ fn main() -> ExitCode {
         }
         Command::Seed { seed, trace } => match run::run(seed, trace) {
             Ok(report) => {
-                println!(
+                say!(
                     "seed {seed}: {} events in {:.3} ms of virtual time",
                     report.events,
                     report.time as f64 / 1e6
                 );
                 for (name, n) in Coverage::NAMES.iter().zip(report.coverage.counts()).filter(|c| c.1 > 0) {
-                    println!("{n:>8} {name}");
+                    say!("{n:>8} {name}");
                 }
                 ExitCode::SUCCESS
             }
             Err(violation) => {
-                println!("seed {seed}: violation {violation}\nreplay: {}", run::replay(seed));
+                say!("seed {seed}: violation {violation}\nreplay: {}", run::replay(seed));
                 ExitCode::FAILURE
             }
         },
@@ -201,20 +202,20 @@ fn trace_first(t: &Table) -> Result<(), String> {
         *t.placements.first().ok_or_else(|| first("placement"))?,
         *t.policies.first().ok_or_else(|| first("scheduler"))?,
     )?;
-    println!("{:?}", Fleet::run(&setting, 3, 2, true)?);
+    say!("{:?}", Fleet::run(&setting, 3, 2, true)?);
     Ok(())
 }
 
 fn print(s: &Summary, seconds: f64, show: usize) {
     for (seed, violation) in s.violations.iter().take(show) {
-        println!("seed {seed}: violation {violation}\nreplay: {}", run::replay(*seed));
+        say!("seed {seed}: violation {violation}\nreplay: {}", run::replay(*seed));
     }
-    println!("| occurred | % of seeds | times |\n| --- | --- | --- |");
+    say!("| occurred | % of seeds | times |\n| --- | --- | --- |");
     let ended = s.events.len().max(1) as f64;
     for (name, (seeds, times)) in Coverage::NAMES.iter().zip(s.coverage) {
-        println!("| {name} | {:.1} | {times} |", 100.0 * seeds as f64 / ended);
+        say!("| {name} | {:.1} | {times} |", 100.0 * seeds as f64 / ended);
     }
-    println!(
+    say!(
         "{} seeds, {} violations; median {} events; {:.0} seeds/s",
         s.seeds,
         s.violations.len(),

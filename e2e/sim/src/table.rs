@@ -84,14 +84,18 @@ impl Table {
             0 => "hybrid".into(),
             ranks => format!("{ranks} ranks + {} hosts", 8 - ranks),
         };
-        println!(
+        crate::say!(
             "Mixtral 8x7B, {0} of 32 blocks (tokens/s and ITL are of {0} blocks), 8 devices ({layout}), hop {1} us, {2} GB/s, context {3}, {4} waves (`sync` 1)\n",
-            self.blocks, self.hop, self.bandwidth, self.context, self.waves,
+            self.blocks,
+            self.hop,
+            self.bandwidth,
+            self.context,
+            self.waves,
         );
-        println!(
+        crate::say!(
             "| hottest | n | steps | slices | replicas | scheduler | tokens/s | of sync | of ideal barrier | rows per unit | rows per step | ITL p50 ms | p99 ms | busiest, mean |"
         );
-        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        crate::say!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         for &share in &self.shares {
             for &tokens in &self.tokens {
                 for &jitter in &self.jitters {
@@ -113,7 +117,7 @@ impl Table {
         policies.push(Policy::Sync);
         for policy in policies {
             let m = if policy == Policy::Sync { sync } else { Self::measure(&of(policy)?)? };
-            println!(
+            crate::say!(
                 "| {share:.2} | {tokens} | {} | {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2}, {:.2} |",
                 if jitter > 0.0 { format!("vary {:.0}%", jitter * 100.0) } else { "exact".into() },
                 placement.0,

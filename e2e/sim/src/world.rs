@@ -319,7 +319,7 @@ impl World {
 
     fn note(&self, text: impl FnOnce() -> String) {
         if self.trace {
-            println!("{:>12.3} {:>6} {}", self.now as f64 / 1e3, self.events, text());
+            crate::say!("{:>12.3} {:>6} {}", self.now as f64 / 1e3, self.events, text());
         }
     }
 

@@ -371,7 +371,7 @@ impl<'a> Fleet<'a> {
 
     fn note(&self, text: impl FnOnce() -> String) {
         if self.trace && self.pace.is_measuring() {
-            println!("{:>12.1} {}", self.now as f64 / 1e3, text());
+            crate::say!("{:>12.1} {}", self.now as f64 / 1e3, text());
         }
     }
 
