@@ -59,6 +59,17 @@ impl Client {
         Ok(())
     }
 
+    /// Is cut with its gateway.
+    ///
+    /// # Errors
+    /// It is over already.
+    pub fn cut(&mut self) -> Result<(), String> {
+        match self.ending.replace(Ending::Cut) {
+            Some(before) => Err(format!("{} is cut after it ended as {before:?}", self.request.key)),
+            None => Ok(()),
+        }
+    }
+
     /// Is over.
     ///
     /// # Errors

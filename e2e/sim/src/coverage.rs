@@ -4,6 +4,46 @@ use crate::faults::KINDS;
 use sluice_core::counters::Counters;
 use sluice_core::front::FrontCounts;
 
+/// What is counted beside faults.
+const OTHERS: [&str; 36] = [
+    "restart",
+    "stale incarnation",
+    "stale generation",
+    "replica joins",
+    "replica drains",
+    "placement change",
+    "session resumed",
+    "session lost",
+    "session replaced",
+    "session lapsed",
+    "late word",
+    "rank lost, resuming",
+    "rank lost, replaying",
+    "cut with gateway",
+    "gateway left",
+    "mask",
+    "suspicion",
+    "re-dispatch",
+    "redirect",
+    "duplicate frame",
+    "duplicate return",
+    "orphan",
+    "preemption",
+    "credit stall",
+    "urgent release",
+    "late token",
+    "slice",
+    "span",
+    "wave",
+    "prefix hit",
+    "replay",
+    "busy rank",
+    "cancel",
+    "deadline",
+    "failed",
+    "refused at the door",
+];
+
 /// How often things occurred in one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Coverage {
@@ -13,12 +53,36 @@ pub struct Coverage {
     pub copies: u64,
     /// Requests refused at the door.
     pub refused: u64,
-    /// Ranks drained.
-    pub drains: u64,
-    /// Connections between a gateway and a rank that broke.
-    pub cuts: u64,
+    /// Requests cut with their gateway.
+    pub cut: u64,
+    /// Gateways that were drained and left without a cut.
+    pub left: u64,
+    /// Sessions of a gateway and a rank that went on over another connection.
+    pub resumed: u64,
+    /// Sessions that a gateway gave up.
+    pub lost: u64,
+    /// Sessions that another one of the same gateway took the place of.
+    pub replaced: u64,
+    /// Sessions that a rank let lapse.
+    pub lapsed: u64,
+    /// Words of a session that was over, passed on all the same.
+    pub late_words: u64,
+    /// Ranks killed while a gateway was resuming its session with them.
+    pub lost_resuming: u64,
+    /// Ranks killed that had replays.
+    pub lost_replaying: u64,
+    /// Hellos of an earlier incarnation.
+    pub stale_incarnations: u64,
+    /// Workers that heard of an older generation than they had.
+    pub stale_generations: u64,
     /// Placement slices published while tokens flowed.
     pub placements: u64,
+    /// Replicas that joined.
+    pub joins: u64,
+    /// Replicas that were drained.
+    pub replica_drains: u64,
+    /// Workers started again.
+    pub restarts: u64,
     /// Runs with more than one decode wave.
     pub waves: u64,
     /// Prompt tokens found in the prefix cache.
@@ -28,73 +92,62 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// The names of what is counted, in the order of [`Self::counts`].
-    pub const NAMES: [&str; 29] = [
-        "redirect",
-        "duplicate frame",
-        "duplicate return",
-        "preemption",
-        "credit stall",
-        "urgent release",
-        "slice",
-        "wave",
-        "span",
-        "orphan",
-        "late token",
-        "prefix hit",
-        "cancel",
-        "deadline",
-        "refused at the door",
-        "failed",
-        "busy rank",
-        "replay",
-        "drain",
-        "cut connection",
-        "placement change",
-        "kill",
-        "pause",
-        "cut pair",
-        "partition",
-        "slow link",
-        "mask",
-        "suspicion",
-        "re-dispatch",
-    ];
+    /// The names of what is counted, in the order of [`Self::counts`]: the faults, then what they and the load lead to.
+    pub const NAMES: [&str; KINDS.len() + OTHERS.len()] = {
+        let mut all = [""; KINDS.len() + OTHERS.len()];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = if i < KINDS.len() { KINDS[i] } else { OTHERS[i - KINDS.len()] };
+            i += 1;
+        }
+        all
+    };
 
     /// The counts.
     pub fn counts(&self) -> [u64; Self::NAMES.len()] {
         let (c, f) = (&self.core, &self.front);
-        [
-            c.redirected,
-            c.duplicate_frames,
-            c.duplicate_returns,
-            c.preemptions,
-            c.credit_stalls,
-            c.urgent,
-            c.sliced,
-            self.waves,
-            c.spans,
-            c.orphaned,
-            c.late,
-            self.prefix_hits,
-            f.cancelled,
-            f.deadline,
-            self.refused,
-            f.failed,
-            f.busy,
-            f.replays + f.preempted,
-            self.drains,
-            self.cuts,
+        let others: [u64; OTHERS.len()] = [
+            self.restarts,
+            self.stale_incarnations,
+            self.stale_generations,
+            self.joins,
+            self.replica_drains,
             self.placements,
-            self.faults[0],
-            self.faults[1],
-            self.faults[2],
-            self.faults[3],
-            self.faults[4],
+            self.resumed,
+            self.lost,
+            self.replaced,
+            self.lapsed,
+            self.late_words,
+            self.lost_resuming,
+            self.lost_replaying,
+            self.cut,
+            self.left,
             c.masked,
             c.suspected,
             c.redispatched,
-        ]
+            c.redirected,
+            c.duplicate_frames,
+            c.duplicate_returns,
+            c.orphaned,
+            c.preemptions,
+            c.credit_stalls,
+            c.urgent,
+            c.late,
+            c.sliced,
+            c.spans,
+            self.waves,
+            self.prefix_hits,
+            f.replays + f.preempted,
+            f.busy,
+            f.cancelled,
+            f.deadline,
+            f.failed,
+            self.refused,
+        ];
+        let mut all = [0; Self::NAMES.len()];
+        all[..KINDS.len()].copy_from_slice(&self.faults);
+        all[KINDS.len()..].copy_from_slice(&others);
+        all
     }
 
     /// Adds a worker's.

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod fleet;
 pub mod heap;
 pub mod ledger;
+pub mod link;
 pub mod operator;
 pub mod out;
 pub mod pairs;

@@ -61,12 +61,14 @@ pub struct Operator {
     pub changed: Vec<Arc<PlacementSlice>>,
     /// What follows, and after how long.
     pub later: Vec<(Nanos, Later)>,
+    /// Replicas that became active, and that were drained.
+    pub moved: (u64, u64),
 }
 
 impl Operator {
     /// With a first placement. `slots` per worker.
     pub fn new(tables: Vec<PlacementSlice>, slots: Vec<u32>, segments: u8, rng: Rng) -> Self {
-        Self { tables, slots, segments, rng, changed: vec![], later: vec![] }
+        Self { tables, slots, segments, rng, changed: vec![], later: vec![], moved: (0, 0) }
     }
 
     /// All slices as they are.
@@ -102,6 +104,7 @@ impl Operator {
                     return;
                 }
                 self.tables[t].replicas[i].state = ReplicaState::Draining;
+                self.moved.1 += 1;
                 self.later.push((op.hold, Later::Retire(replica.worker, replica.unit)));
             }
             Kind::Weigh => {
@@ -156,6 +159,7 @@ impl Operator {
         };
         if ok {
             all[i].state = ReplicaState::Active;
+            self.moved.0 += 1;
         } else {
             all.remove(i);
             let whole = Unit { slice: Slice::whole(self.segments), ..unit };

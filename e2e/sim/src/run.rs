@@ -26,7 +26,7 @@ pub fn replay(seed: u64) -> String {
 }
 
 /// What many seeds came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Summary {
     /// Seeds run.
     pub seeds: u64,
@@ -36,6 +36,12 @@ pub struct Summary {
     pub events: Vec<u32>,
     /// For each of [`Coverage::NAMES`]: seeds in which it occurred, and how often.
     pub coverage: [(u64, u64); Coverage::NAMES.len()],
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        Self { seeds: 0, violations: vec![], events: vec![], coverage: [(0, 0); Coverage::NAMES.len()] }
+    }
 }
 
 impl Summary {

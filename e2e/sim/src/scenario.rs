@@ -1,6 +1,7 @@
 //! What one seed stands for: a deployment, a network, a load, and what goes on meanwhile.
 
 use crate::faults::Fault;
+use crate::link::LinkConfig;
 use crate::operator::Operation;
 use crate::rng::Rng;
 use crate::symbol::{Request, VOCABULARY};
@@ -11,6 +12,7 @@ use sluice_core::front::FrontConfig;
 use sluice_core::ids::{GatewayId, MICRO, Nanos, SeqKey, Slice, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
 use sluice_core::sequence::StopRule;
+use sluice_core::session::SessionLimits;
 use sluice_core::slab::SlabLayout;
 use std::sync::Arc;
 
@@ -27,27 +29,6 @@ pub struct Arrival {
     pub deadline: Option<Nanos>,
     /// When its client goes.
     pub cancel: Option<Nanos>,
-}
-
-/// Something that goes wrong, or is done to a worker.
-#[derive(Clone, Copy, Debug)]
-pub enum Incident {
-    /// A rank takes no new sequences, and hands back what it has or not.
-    Drain {
-        /// The rank.
-        rank: WorkerId,
-        /// Whether what runs goes back.
-        hand_back: bool,
-    },
-    /// A gateway loses its connection to a rank for so long.
-    Cut {
-        /// The gateway.
-        gateway: usize,
-        /// The rank.
-        rank: WorkerId,
-        /// How long.
-        length: Nanos,
-    },
 }
 
 /// All that a run is made of.
@@ -75,10 +56,10 @@ pub struct Scenario {
     pub load_failures: u64,
     /// The gateways.
     pub gateways: Vec<FrontConfig>,
+    /// The links between them and the ranks.
+    pub link: LinkConfig,
     /// What clients ask, in order of time.
     pub arrivals: Vec<Arrival>,
-    /// What else happens.
-    pub incidents: Vec<(Nanos, Incident)>,
     /// What goes wrong, and when.
     pub faults: Vec<(Nanos, Fault)>,
     /// More events than this without a token for any client are taken for a livelock.
@@ -112,8 +93,10 @@ pub struct Fixed {
     pub cut_short: Option<u64>,
     /// The placement changes so many times.
     pub operations: Option<u64>,
-    /// So many faults.
+    /// So many faults of workers.
     pub faults: Option<u64>,
+    /// So many faults of gateways and their links.
+    pub gateway_faults: Option<u64>,
 }
 
 impl Scenario {
@@ -167,12 +150,20 @@ impl Scenario {
             all.sort_by_key(|o| o.0);
             all
         };
-        let incidents = incidents(&mut r, ranks as u32, gateways.len(), span, cycle);
-        let wrong = if r.chance(40) { r.range(1, 6) } else { 0 };
         // The barrier is a baseline: it does not outlive a worker.
-        let wrong =
-            if policy == Policy::Sync || workers.len() < 2 { 0 } else { fixed.faults.unwrap_or(wrong) };
-        let faults = (0..wrong).map(|_| (r.below(span), Fault::draw(&mut r, workers.len(), cycle))).collect();
+        let outlives = policy != Policy::Sync && workers.len() > 1;
+        let mut faults = drains(&mut r, ranks as u32, span, outlives);
+        let wrong = if r.chance(40) { r.range(1, 6) } else { 0 };
+        let wrong = if outlives { fixed.faults.unwrap_or(wrong) } else { 0 };
+        faults.extend((0..wrong).map(|_| (r.below(span), Fault::of_worker(&mut r, workers.len(), cycle))));
+        let link = link(&mut r, cycle, latency);
+        let gateways: Vec<FrontConfig> =
+            gateways.into_iter().map(|g| FrontConfig { lease: link.lease, ..g }).collect();
+        let those = (gateways.len(), ranks as usize);
+        faults.extend(gateway_faults(&mut r, fixed, those, span, link.patience, outlives));
+        if !operations.is_empty() && r.chance(50) {
+            faults.extend((0..r.range(1, 4)).map(|_| (r.below(span), Fault::OldTable)));
+        }
         Self {
             faults,
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
@@ -187,8 +178,8 @@ impl Scenario {
             tables,
             operations,
             gateways,
+            link,
             arrivals,
-            incidents,
         }
     }
 }
@@ -411,17 +402,47 @@ fn arrivals(r: &mut Rng, fixed: &Fixed, room: &Room, gateways: usize, cycle: Nan
     (all, span)
 }
 
-fn incidents(r: &mut Rng, ranks: u32, gateways: usize, span: Nanos, cycle: Nanos) -> Vec<(Nanos, Incident)> {
-    let mut all = vec![];
-    if ranks > 1 && r.chance(15) {
-        let rank = WorkerId(r.below(u64::from(ranks)) as u32);
-        all.push((r.below(span), Incident::Drain { rank, hand_back: r.chance(60) }));
+/// Ranks that are drained. One of them at most, so that there is another.
+fn drains(r: &mut Rng, ranks: u32, span: Nanos, workers_die: bool) -> Vec<(Nanos, Fault)> {
+    if ranks < 2 || !r.chance(15) {
+        return vec![];
     }
-    if r.chance(15) {
-        for _ in 0..r.range(1, 3) {
-            let (gateway, rank) =
-                (r.below(gateways as u64) as usize, WorkerId(r.below(u64::from(ranks)) as u32));
-            all.push((r.below(span), Incident::Cut { gateway, rank, length: r.below(cycle * 4) + 1 }));
+    let rank = r.below(u64::from(ranks)) as usize;
+    let (at, hand_back, goes, after) = (r.below(span), r.chance(60), r.chance(70), 1 + r.below(span));
+    vec![(at, Fault::Drain { rank, hand_back, leaves: (goes && workers_die).then_some(after) })]
+}
+
+fn link(r: &mut Rng, cycle: Nanos, latency: Nanos) -> LinkConfig {
+    let patience = (cycle * r.spread(1, 40)).max(16 * latency);
+    LinkConfig {
+        patience,
+        lease: patience * r.range(2, 10),
+        beat: patience / 8,
+        limits: SessionLimits { messages: r.spread(64, 1 << 12) as usize, bytes: usize::MAX },
+    }
+}
+
+/// Gateways die, stall, drain and lose their ranks, which die too while they are to be resumed.
+fn gateway_faults(
+    r: &mut Rng,
+    fixed: &Fixed,
+    (gateways, ranks): (usize, usize),
+    span: Nanos,
+    patience: Nanos,
+    workers_die: bool,
+) -> Vec<(Nanos, Fault)> {
+    let wrong = if r.chance(35) { r.range(1, 4) } else { 0 };
+    let mut all = vec![];
+    for _ in 0..fixed.gateway_faults.unwrap_or(wrong) {
+        let (at, fault) = (r.below(span), Fault::of_gateway(r, (gateways, ranks), patience));
+        all.push((at, fault));
+        if workers_die && r.chance(30) {
+            let worker = match fault {
+                Fault::CutLink { rank, .. } => rank,
+                _ => r.below(ranks as u64) as usize,
+            };
+            let later = r.below(2 * patience);
+            all.push((at + later, Fault::Kill { worker, away: 1 + r.below(patience) }));
         }
     }
     all

@@ -1,6 +1,10 @@
 //! Many cores on a virtual clock: events in, actions out, and what is between them.
 
 mod failure;
+mod gateway;
+mod hello;
+mod link;
+mod words;
 
 use crate::client::Client;
 use crate::coverage::Coverage;
@@ -8,22 +12,27 @@ use crate::device::{Backend, Device};
 use crate::faults::Fault;
 use crate::heap::Heap;
 use crate::ledger::{Ledger, Sender};
+use crate::link::{End, Envelope, Link, Said};
 use crate::operator::{Later, Operation, Operator};
 use crate::pairs::Pairs;
 use crate::rng::Rng;
-use crate::scenario::{Incident, Scenario};
-use crate::symbol::Request;
+use crate::scenario::Scenario;
 use crate::wire::Wire;
+use gateway::Gateway;
+use hello::Name;
+use link::{Answer, Open};
 use sluice_core::config::Shape;
 use sluice_core::event::{Action, Event};
 use sluice_core::frame::{Body, Frame};
-use sluice_core::front::{Action as FrontAction, CancelCause, Front, RankLoad, Submit};
+use sluice_core::front::{Action as FrontAction, RankLoad};
+use sluice_core::hello::Members;
 use sluice_core::ids::{Attempt, MICRO, Nanos, SeqKey, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, ReplicaState};
 use sluice_core::sequence::RankEvent;
+use sluice_core::session::SessionId;
 use sluice_core::step::{Outcome, Step};
 use sluice_core::worker::Worker;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,27 +69,40 @@ enum Ev {
     Done { worker: u32, life: u32 },
     Decide { worker: u32 },
     Tick { worker: u32 },
-    ToRank { gateway: u32, rank: u32, link: u32, event: Event },
-    ToFront { gateway: u32, rank: u32, link: u32, what: Said },
-    FrontTick { gateway: u32 },
-    Submit { arrival: u32 },
-    Quit { arrival: u32 },
     Table { worker: u32, slice: Arc<PlacementSlice> },
     Loaded { worker: u32, life: u32, slot: u32, unit: Unit, ok: bool },
+    Cancel { worker: u32, life: u32, seq: SeqKey, attempt: Attempt },
     Operate(Operation),
     Follow(Later),
-    Incident(Incident),
-    Heal { gateway: u32, rank: u32 },
     Fault(Fault),
+    // Between workers.
     Lost { worker: u32, peer: u32, epoch: u32 },
     Join { a: u32, b: u32 },
     Meet { worker: u32, peer: u32, epoch: u32 },
+    Hello { worker: u32, peer: u32, incarnation: u64 },
     Restart { worker: u32 },
-}
-
-enum Said {
-    Of { seq: SeqKey, attempt: Attempt, event: RankEvent },
-    Load(RankLoad),
+    Leaves { worker: u32, life: u32, away: Nanos },
+    // Between gateways and ranks.
+    Dial { gateway: u32, rank: u32 },
+    Open { gateway: u32, rank: u32, open: Open },
+    Answer { gateway: u32, rank: u32, connection: u32, answer: Answer },
+    Unanswered { gateway: u32, rank: u32, connection: u32 },
+    ToRank { gateway: u32, rank: u32, connection: u32, envelope: Envelope<Event> },
+    ToGateway { gateway: u32, rank: u32, connection: u32, envelope: Envelope<Said> },
+    LateToRank { gateway: u32, rank: u32, life: u32, id: SessionId, event: Event },
+    LateToGateway { gateway: u32, rank: u32, id: SessionId, said: Said },
+    Beat { gateway: u32, rank: u32, end: End },
+    Silent { gateway: u32, rank: u32, connection: u32, end: End },
+    Broke { gateway: u32, rank: u32, connection: u32, end: End },
+    Over { gateway: u32, rank: u32, id: SessionId, end: End },
+    Lapse { gateway: u32, rank: u32, id: SessionId },
+    // Gateways and their clients.
+    FrontTick { gateway: u32 },
+    Submit { arrival: u32 },
+    Quit { arrival: u32 },
+    Halt { gateway: u32, incarnation: u64 },
+    Leave { gateway: u32, incarnation: u64 },
+    Return { gateway: u32 },
 }
 
 struct Flight {
@@ -109,6 +131,13 @@ struct Node {
     life: u32,
     /// It does nothing until then.
     paused: Nanos,
+    members: Members,
+    /// The newest incarnation met of everybody, as the books have it.
+    greeted: HashMap<Name, u64>,
+    /// The newest generation heard of each block.
+    generations: BTreeMap<u16, u64>,
+    /// The placement that it knew last, which survives it.
+    disk: BTreeMap<u16, Arc<PlacementSlice>>,
     /// The oldest token's arrival while it is overdue, and steps that may still start before it runs.
     overdue: Option<(Nanos, u64)>,
 }
@@ -137,13 +166,6 @@ impl Node {
     }
 }
 
-struct Connection {
-    epoch: u32,
-    is_up: bool,
-    to_rank: Nanos,
-    to_front: Nanos,
-}
-
 /// A run.
 pub struct World {
     shape: Shape,
@@ -160,13 +182,16 @@ pub struct World {
     flights: Vec<Option<Flight>>,
     free_flights: Vec<u32>,
     ledger: Ledger,
-    fronts: Vec<Front<u32>>,
-    front_tick: Vec<Option<Nanos>>,
+    gateways: Vec<Gateway>,
     /// Per (gateway, worker).
-    connections: Vec<Connection>,
+    links: Vec<Link>,
+    /// Sessions begun at ranks.
+    sessions: u32,
     clients: Vec<Client>,
     by_key: HashMap<SeqKey, u32>,
     operator: Operator,
+    /// All slices there ever were.
+    published: Vec<Arc<PlacementSlice>>,
     coverage: Coverage,
     failure: Option<String>,
     trace: bool,
@@ -192,7 +217,8 @@ impl World {
         let nodes: Result<Vec<Node>, String> = scenario
             .workers
             .iter()
-            .map(|config| {
+            .enumerate()
+            .map(|(i, config)| {
                 let core = Worker::new(config.clone()).map_err(|e| format!("{}: {e}", config.id))?;
                 let device = Device::new(config, scenario.hot);
                 let bound = HashMap::new();
@@ -206,14 +232,18 @@ impl World {
                     is_alive: true,
                     life: 0,
                     paused: 0,
+                    members: hello::members(i, 0),
+                    greeted: HashMap::new(),
+                    generations: BTreeMap::new(),
+                    disk: BTreeMap::new(),
                     overdue: None,
                 })
             })
             .collect();
         let slots = scenario.workers.iter().map(|w| w.host.as_ref().map_or(0, |h| h.slots)).collect();
-        let connections = (0..scenario.gateways.len() * n)
-            .map(|_| Connection { epoch: 0, is_up: true, to_rank: 0, to_front: 0 })
-            .collect();
+        let first = SessionId { incarnation: 1, number: 1 };
+        let links =
+            (0..scenario.gateways.len() * n).map(|_| Link::new(first, scenario.link.limits)).collect();
         Ok(Self {
             shape: scenario.shape.clone(),
             now: 0,
@@ -226,12 +256,13 @@ impl World {
             free_flights: vec![],
             pairs: Pairs::new(n),
             ledger: Ledger::new(n),
-            fronts: scenario.gateways.iter().map(|g| Front::new(*g)).collect(),
-            front_tick: vec![None; scenario.gateways.len()],
-            connections,
+            gateways: scenario.gateways.iter().map(|g| Gateway::new(*g)).collect(),
+            links,
+            sessions: 0,
             clients: vec![],
             by_key: HashMap::new(),
             operator: Operator::new(scenario.tables.clone(), slots, scenario.shape.segments, rng.fork()),
+            published: vec![],
             coverage: Coverage::default(),
             failure: None,
             trace,
@@ -254,9 +285,9 @@ impl World {
         for slice in self.operator.all() {
             self.publish(&slice, true);
         }
-        for gateway in 0..self.fronts.len() {
+        for gateway in 0..self.gateways.len() {
             for rank in self.ranks() {
-                self.up(gateway, rank);
+                self.dial(gateway, rank);
             }
         }
         for (i, a) in self.scenario.arrivals.iter().enumerate() {
@@ -270,9 +301,6 @@ impl World {
         }
         for (at, fault) in &self.scenario.faults {
             self.heap.push(*at, Ev::Fault(*fault));
-        }
-        for (at, incident) in &self.scenario.incidents {
-            self.heap.push(*at, Ev::Incident(*incident));
         }
     }
 
@@ -299,9 +327,10 @@ impl World {
             self.coverage.prefix_hits += node.core.pressure(self.now).prefix.0;
             self.coverage.waves = u64::from(config.waves > 1);
         }
-        for front in &self.fronts {
-            self.coverage.add_front(front.counts());
+        for gateway in &self.gateways {
+            self.coverage.add_front(gateway.front.counts());
         }
+        (self.coverage.joins, self.coverage.replica_drains) = self.operator.moved;
         Ok(Report { events: self.events, time: self.now, coverage: self.coverage })
     }
 
@@ -325,12 +354,22 @@ impl World {
 
     fn step(&mut self, ev: Ev) {
         if let Some(until) = self.paused(&ev) {
-            if let Ev::Tick { worker } = ev {
-                let node = &mut self.nodes[worker as usize];
-                if node.tick != Some(self.now) {
-                    return;
+            match ev {
+                Ev::Tick { worker } => {
+                    let node = &mut self.nodes[worker as usize];
+                    if node.tick != Some(self.now) {
+                        return;
+                    }
+                    node.tick = Some(until);
                 }
-                node.tick = Some(until);
+                Ev::FrontTick { gateway } => {
+                    let g = &mut self.gateways[gateway as usize];
+                    if g.tick != Some(self.now) {
+                        return;
+                    }
+                    g.tick = Some(until);
+                }
+                _ => {}
             }
             return self.heap.push(until, ev);
         }
@@ -349,35 +388,51 @@ impl World {
                     self.handle(worker as usize, Event::Tick, false);
                 }
             }
-            Ev::ToRank { gateway, rank, link, event } => {
-                let c = &self.connections[gateway as usize * self.nodes.len() + rank as usize];
-                // What was sent before a cut may still get through, until the connection is new.
-                let late = !c.is_up && c.epoch == link + 1 && self.rng.chance(50);
-                if c.epoch == link || late {
-                    self.note(|| format!("worker {rank} <- {event:?}"));
-                    self.asked(rank as usize, &event);
-                    self.handle(rank as usize, event, false);
+            Ev::Cancel { worker, life, seq, attempt } => {
+                if self.nodes[worker as usize].life == life {
+                    self.handle(worker as usize, Event::Cancel { seq, attempt }, false);
                 }
-            }
-            Ev::ToFront { gateway, rank, link, what } => {
-                if self.connections[gateway as usize * self.nodes.len() + rank as usize].epoch != link {
-                    return;
-                }
-                let (now, worker) = (self.now, WorkerId(rank));
-                self.front(gateway as usize, |front, out| match what {
-                    Said::Of { seq, attempt, event } => {
-                        front.rank_event(now, worker, seq, attempt, event, out);
-                    }
-                    Said::Load(load) => front.rank_load(now, worker, load, out),
-                });
             }
             Ev::FrontTick { gateway } => {
-                if self.front_tick[gateway as usize] == Some(self.now) {
-                    self.front_tick[gateway as usize] = None;
+                let g = &mut self.gateways[gateway as usize];
+                if g.tick == Some(self.now) {
+                    g.tick = None;
                     let now = self.now;
                     self.front(gateway as usize, |front, out| front.tick(now, out));
                 }
             }
+            Ev::Dial { gateway, rank } => self.dial(gateway as usize, rank as usize),
+            Ev::Open { gateway, rank, open } => self.open(gateway as usize, rank as usize, open),
+            Ev::Answer { gateway, rank, connection, answer } => {
+                self.answered(gateway as usize, rank as usize, connection, answer);
+            }
+            Ev::Unanswered { gateway, rank, connection } => {
+                self.unanswered(gateway as usize, rank as usize, connection);
+            }
+            Ev::ToRank { gateway, rank, connection, envelope } => {
+                self.rank_hears(gateway as usize, rank as usize, connection, envelope);
+            }
+            Ev::ToGateway { gateway, rank, connection, envelope } => {
+                self.gateway_hears(gateway as usize, rank as usize, connection, envelope);
+            }
+            Ev::LateToRank { gateway, rank, life, id, event } => {
+                self.rank_hears_late(gateway as usize, rank as usize, life, id, event);
+            }
+            Ev::LateToGateway { gateway, rank, id, said } => {
+                self.gateway_hears_late(gateway as usize, rank as usize, id, said);
+            }
+            Ev::Beat { gateway, rank, end } => self.beat(gateway as usize, rank as usize, end),
+            Ev::Silent { gateway, rank, connection, end } => {
+                self.silent(gateway as usize, rank as usize, connection, end);
+            }
+            Ev::Broke { gateway, rank, connection, end } => {
+                self.broke(gateway as usize, rank as usize, connection, end);
+            }
+            Ev::Over { gateway, rank, id, end } => self.over(gateway as usize, rank as usize, id, end),
+            Ev::Lapse { gateway, rank, id } => self.lapse(gateway as usize, rank as usize, id),
+            Ev::Halt { gateway, incarnation } => self.halt(gateway as usize, incarnation),
+            Ev::Leave { gateway, incarnation } => self.leave(gateway as usize, incarnation),
+            Ev::Return { gateway } => self.gateway_returns(gateway as usize),
             Ev::Submit { arrival } => self.submit(arrival as usize),
             Ev::Quit { arrival } => self.quit(arrival as usize),
             Ev::Table { worker, slice } => {
@@ -391,6 +446,8 @@ impl World {
                     )
                 });
                 self.handle(worker as usize, Event::Placement(Arc::clone(&slice)), false);
+                // Not before: what was decided until now is only sent by that.
+                self.learn(worker as usize, &slice);
                 self.report_held(WorkerId(worker), &slice);
             }
             Ev::Loaded { worker, life, slot, unit, ok } => {
@@ -413,21 +470,18 @@ impl World {
                 self.operator.follow(later);
                 self.operated();
             }
-            Ev::Incident(incident) => self.incident(incident),
             Ev::Fault(fault) => self.fault(fault),
             Ev::Lost { worker, peer, epoch } => self.lost(worker as usize, peer as usize, epoch),
             Ev::Join { a, b } => self.join(a as usize, b as usize),
             Ev::Meet { worker, peer, epoch } => self.meet(worker as usize, peer as usize, epoch),
+            Ev::Hello { worker, peer, incarnation } => {
+                self.late_hello(worker as usize, peer as usize, incarnation);
+            }
             Ev::Restart { worker } => self.restart(worker as usize),
-            Ev::Heal { gateway, rank } => {
-                self.note(|| format!("gateway {gateway} reaches worker {rank} again"));
-                let i = gateway as usize * self.nodes.len() + rank as usize;
-                if !self.nodes[rank as usize].is_alive || self.connections[i].is_up {
-                    return;
+            Ev::Leaves { worker, life, away } => {
+                if self.nodes[worker as usize].life == life {
+                    self.kill(worker as usize, away);
                 }
-                let c = &mut self.connections[i];
-                (c.is_up, c.epoch) = (true, c.epoch + 1);
-                self.up(gateway as usize, rank as usize);
             }
         }
     }
@@ -558,11 +612,7 @@ impl World {
             Action::Tell { gateway, seq, attempt, event } => {
                 self.note(|| format!("worker {worker} says of {seq} ({attempt}): {event:?}"));
                 self.told(worker, seq, attempt, &event);
-                self.say(gateway.0 as usize, worker, Said::Of { seq, attempt, event });
-                if self.rng.chance(4) {
-                    let load = self.load(worker);
-                    self.say(gateway.0 as usize, worker, Said::Load(load));
-                }
+                self.tell_gateway(worker, gateway, (seq, attempt), event);
             }
             Action::Open { handle, seq, .. } => {
                 let Some(client) = self.by_key.get(&seq) else {
@@ -617,6 +667,15 @@ impl World {
         let ring = self.scenario.workers.get(to).and_then(|w| w.host.as_ref()).map_or(0, |h| h.ring);
         let c = self.nodes[from].core.counters();
         let exempt = c.redirected + c.redispatched + c.orphaned + c.credit_stalls > 0;
+        if let Body::Tokens(batch) = &frame.body
+            && let Some(newest) = self.nodes[from].generations.get(&batch.block)
+            && batch.generation < *newest
+        {
+            let (block, generation) = (batch.block, batch.generation);
+            self.fail(format!(
+                "worker {from} routes block {block} by generation {generation}, and has heard of {newest}"
+            ));
+        }
         // A sender that does not know yet that the connection broke sends into nothing.
         if frame.epoch == self.pairs.epoch(from, to) {
             let sent = self.ledger.sent(from, to, &frame, Sender { ring, fresh, exempt });
@@ -686,157 +745,8 @@ impl World {
         self.nodes[worker].core.rank_load().unwrap_or_default()
     }
 
-    // ---- gateways
-
-    fn front(&mut self, gateway: usize, call: impl FnOnce(&mut Front<u32>, &mut Vec<FrontAction<u32>>)) {
-        let mut out = std::mem::take(&mut self.out);
-        call(&mut self.fronts[gateway], &mut out);
-        for action in out.drain(..) {
-            match action {
-                FrontAction::Bind { rank, bind, .. } => self.tell_rank(gateway, rank, Event::Bind(bind)),
-                FrontAction::CancelAt { rank, seq, attempt } => {
-                    self.tell_rank(gateway, rank, Event::Cancel { seq, attempt });
-                }
-                FrontAction::Deliver { index, id, handle, .. } => {
-                    self.told = self.events;
-                    let got =
-                        self.clients[handle as usize].deliver(&self.shape, self.scenario.hot, index, id);
-                    self.must(got);
-                }
-                FrontAction::End { ending, handle, seq } => {
-                    self.note(|| format!("gateway {gateway}: {seq} ends: {ending:?}"));
-                    let room = self.room();
-                    let ended = self.clients[handle as usize].end(
-                        &self.shape,
-                        self.scenario.hot,
-                        self.now,
-                        ending,
-                        room,
-                    );
-                    self.must(ended);
-                }
-            }
-        }
-        self.out = out;
-        let (waiting, most) = (self.fronts[gateway].waiting().fresh, self.scenario.gateways[gateway].queue);
-        if waiting > most {
-            self.fail(format!("gateway {gateway} keeps {waiting} new sequences in a queue of {most}"));
-        }
-        if let Some(at) = self.fronts[gateway].next_tick() {
-            let at = at.max(self.now + 1);
-            if self.front_tick[gateway].is_none_or(|t| at < t) {
-                self.front_tick[gateway] = Some(at);
-                self.heap.push(at, Ev::FrontTick { gateway: gateway as u32 });
-            }
-        }
-    }
-
-    /// Tokens that the smallest KV pool holds: less is never too large.
-    fn room(&self) -> u32 {
-        let ranks = self.scenario.workers.iter().filter_map(|w| w.rank.as_ref());
-        ranks.map(|r| r.pages * r.page_size).min().unwrap_or(0)
-    }
-
-    fn up(&mut self, gateway: usize, rank: usize) {
-        let (now, load) = (self.now, self.load(rank));
-        self.front(gateway, |front, out| front.rank_up(now, WorkerId(rank as u32), 1, load, out));
-    }
-
-    fn tell_rank(&mut self, gateway: usize, rank: WorkerId, event: Event) {
-        let way = self.hop();
-        let c = &mut self.connections[gateway * self.nodes.len() + rank.0 as usize];
-        if !c.is_up {
-            return;
-        }
-        let at = (self.now + way).max(c.to_rank);
-        c.to_rank = at;
-        let link = c.epoch;
-        self.heap.push(at, Ev::ToRank { gateway: gateway as u32, rank: rank.0, link, event });
-    }
-
-    fn say(&mut self, gateway: usize, rank: usize, what: Said) {
-        let way = self.hop();
-        let c = &mut self.connections[gateway * self.nodes.len() + rank];
-        if !c.is_up {
-            return;
-        }
-        let at = (self.now + way).max(c.to_front);
-        c.to_front = at;
-        let link = c.epoch;
-        self.heap.push(at, Ev::ToFront { gateway: gateway as u32, rank: rank as u32, link, what });
-    }
-
     fn hop(&mut self) -> Nanos {
         1 + (self.scenario.hop * 0.5 + self.rng.exp(self.scenario.hop * 0.5)) as Nanos
-    }
-
-    fn submit(&mut self, arrival: usize) {
-        let a = self.scenario.arrivals[arrival].clone();
-        let first = self.clients.len() as u32;
-        for request in &a.choices {
-            self.by_key.insert(request.key, self.clients.len() as u32);
-            self.clients.push(Client::new(Arc::clone(request), a.gateway, a.deadline));
-        }
-        let one: &Request = &a.choices[0];
-        let submit = Submit {
-            request: one.key.request,
-            choices: (first..self.clients.len() as u32).collect(),
-            prompt: Arc::clone(&one.prompt),
-            stop: one.stop.clone(),
-            deadline: a.deadline,
-            salt: one.salt,
-        };
-        self.note(|| {
-            format!("gateway {}: request {} of {} tokens", a.gateway, submit.request, submit.prompt.len())
-        });
-        let now = self.now;
-        let mut refused = None;
-        self.front(a.gateway, |front, out| refused = front.submit(now, submit, out).err());
-        if let Some(why) = refused {
-            self.coverage.refused += 1;
-            self.note(|| format!("it is refused: {why}"));
-            for client in &mut self.clients[first as usize..] {
-                client.ending = Some(sluice_core::front::Ending::Refused(why));
-            }
-        }
-    }
-
-    fn quit(&mut self, arrival: usize) {
-        let a = &self.scenario.arrivals[arrival];
-        let (gateway, keys) = (a.gateway, a.choices.iter().map(|c| c.key).collect::<Vec<_>>());
-        for key in keys {
-            let Some(client) = self.by_key.get(&key).map(|c| &mut self.clients[*c as usize]) else {
-                continue;
-            };
-            client.cancelled = true;
-            let now = self.now;
-            self.front(gateway, |front, out| front.cancel(now, key, CancelCause::Client, out));
-        }
-    }
-
-    fn incident(&mut self, incident: Incident) {
-        self.note(|| format!("{incident:?}"));
-        match incident {
-            Incident::Drain { rank, hand_back } => {
-                if !self.nodes[rank.0 as usize].is_alive {
-                    return;
-                }
-                self.coverage.drains += 1;
-                self.nodes[rank.0 as usize].draining = true;
-                self.handle(rank.0 as usize, Event::Drain { hand_back }, false);
-            }
-            Incident::Cut { gateway, rank, length } => {
-                let c = &mut self.connections[gateway * self.nodes.len() + rank.0 as usize];
-                if !c.is_up {
-                    return;
-                }
-                self.coverage.cuts += 1;
-                (c.is_up, c.epoch) = (false, c.epoch + 1);
-                let now = self.now;
-                self.front(gateway, |front, out| front.rank_down(now, rank, out));
-                self.heap.push(now + length, Ev::Heal { gateway: gateway as u32, rank: rank.0 });
-            }
-        }
     }
 
     // ---- the operator
@@ -844,11 +754,26 @@ impl World {
     fn operated(&mut self) {
         for slice in std::mem::take(&mut self.operator.changed) {
             self.coverage.placements += 1;
+            self.published.push(Arc::clone(&slice));
             self.note(|| format!("operator: {slice:?}"));
             self.publish(&slice, false);
         }
         for (after, later) in std::mem::take(&mut self.operator.later) {
             self.heap.push(self.now + after, Ev::Follow(later));
+        }
+    }
+
+    /// A worker hears of a slice, be it for the first time or not.
+    fn learn(&mut self, worker: usize, slice: &Arc<PlacementSlice>) {
+        let node = &mut self.nodes[worker];
+        for block in slice.blocks.clone() {
+            let newest = node.generations.entry(block).or_insert(0);
+            self.coverage.stale_generations += u64::from(slice.generation < *newest);
+            *newest = slice.generation.max(*newest);
+        }
+        let known = node.disk.entry(slice.blocks.start).or_insert_with(|| Arc::clone(slice));
+        if known.generation < slice.generation {
+            *known = Arc::clone(slice);
         }
     }
 
@@ -912,9 +837,14 @@ impl World {
         {
             return Err(format!("worker {w} had {c} frames that make no sense to it"));
         }
-        for (i, front) in self.fronts.iter().enumerate() {
-            if !front.is_idle() {
-                return Err(format!("gateway {i} keeps {} sequences", front.live()));
+        for (i, gateway) in self.gateways.iter().enumerate() {
+            if !gateway.front.is_idle() {
+                return Err(format!("gateway {i} keeps {} sequences", gateway.front.live()));
+            }
+            for rank in self.ranks() {
+                let link = &self.links[i * self.nodes.len() + rank];
+                link.settled(gateway.is_there())
+                    .map_err(|e| format!("gateway {i} and worker {rank}: {e}"))?;
             }
         }
         Ok(())

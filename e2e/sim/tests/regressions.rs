@@ -15,22 +15,6 @@ fn hold(fixed: Fixed, seeds: u64) {
     }
 }
 
-/// Seeds of `sim seeds`, as they were found.
-fn seeds(seeds: &[u64]) {
-    for seed in seeds {
-        if let Err(violation) = World::run(Scenario::draw(*seed), *seed, false) {
-            panic!("seed {seed}: {violation}");
-        }
-    }
-}
-
-/// A worker with a slow unit and a quick one returned the quick one's items after each time that it was taken for lost, and
-/// so was never given the time for the slow one; and each time all slices of its tokens were put in line once more.
-#[test]
-fn a_slow_worker_gets_the_time_it_takes() {
-    seeds(&[6_317_361, 6_311_587]);
-}
-
 /// A segment whose sequence ended in the sampler was left as running, with its rows and pages.
 #[test]
 fn a_sequence_that_the_sampler_ends_lets_go_of_its_pages() {
