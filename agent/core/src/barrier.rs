@@ -55,7 +55,7 @@ impl Barrier {
         if let Some(Some(h)) = self.heard.get_mut(peer)
             && end.step >= h.ended
         {
-            (h.ended, h.frames) = (end.step + 1, end.frames);
+            (h.ended, h.frames) = (end.step.saturating_add(1), end.frames);
         }
     }
 
@@ -126,5 +126,8 @@ mod tests {
         b.arrived(1, 3);
         b.end();
         assert!(b.may_start() && !b.others_ended(), "an older end says nothing");
+        b.hear(1, StepEnd { step: u64::MAX, frames: 0, busy: true });
+        b.arrived(1, 0);
+        assert!(b.may_start() && b.others_ended(), "whatever it means, it is not waited for");
     }
 }

@@ -97,8 +97,7 @@ impl Frontier {
         self.of_class(class)
             .filter(|v| now < v.advanced + SILENT_CYCLES * cycle)
             .filter_map(|v| v.applied.filter(|m| !m.blocked && m.progress <= p))
-            .map(|m| m.tokens)
-            .sum()
+            .fold(0, |sum, m| m.tokens.saturating_add(sum))
     }
 
     /// Whether a token of this progress comes below what its rank has published (legal, but counted).

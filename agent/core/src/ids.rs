@@ -45,6 +45,9 @@ pub type Progress = u64;
 /// The progress of a rank that has no token in a class.
 pub const IDLE: Progress = Progress::MAX;
 
+/// No sound worker gets so far: whoever says so is not believed, and sums of what others say do not overflow.
+pub const FAR: Progress = 1 << 60;
+
 /// What moves together: decode waves are `0..waves`, the prefill clocks follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(pub u8);

@@ -11,7 +11,7 @@ use crate::event::{Action, Event, Landing, PeerUp};
 use crate::frame::{Body, Frame, Mark, Redirect};
 use crate::front::RankLoad;
 use crate::host::Host;
-use crate::ids::{Nanos, WorkerId};
+use crate::ids::{FAR, IDLE, Nanos, SECOND, WorkerId};
 use crate::median::Median;
 use crate::net::{Net, SELF};
 use crate::plant::{self, Plant};
@@ -23,6 +23,9 @@ mod pressure;
 mod steps;
 #[cfg(test)]
 mod tests;
+
+/// A rank that says it takes longer for a step is not believed.
+const LONGEST_CYCLE: Nanos = 3600 * SECOND;
 
 /// The kind of a step, as an index into per-kind figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,6 +299,13 @@ impl Worker {
     }
 
     fn hear(&mut self, now: Nanos, peer: usize, mark: Mark, seen: u64) {
+        let is_sound = mark.class.0 < self.config.classes()
+            && (mark.progress < FAR || mark.progress == IDLE)
+            && mark.cycle <= LONGEST_CYCLE;
+        if !is_sound {
+            self.counters.bad_frames += 1;
+            return;
+        }
         if let Some(clock) = self.rank.as_mut().and_then(|r| r.clocks.get_mut(mark.class.0 as usize)) {
             clock.hear(mark.progress);
         }

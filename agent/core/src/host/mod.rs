@@ -11,7 +11,7 @@ use crate::counters::Counters;
 use crate::event::Action;
 use crate::frame::{Body, Redirect, ReturnItem, TokenBatch};
 use crate::frontier::Frontier;
-use crate::ids::{Nanos, Unit};
+use crate::ids::{FAR, Nanos, Unit};
 use crate::net::Net;
 use crate::placement::PlacementSlice;
 use crate::rank::Ask;
@@ -149,7 +149,9 @@ impl Host {
     ) {
         let (class, block) = (batch.class.0, batch.block);
         let ring_size = self.rings.size(peer);
-        let sound = class < self.classes
+        let sound = ring_size > 0
+            && class < self.classes
+            && batch.progress < FAR
             && (block as usize) < self.placement.len()
             && batch.rows.iter().all(|r| r.dst < ring_size)
             && batch.items.iter().all(|i| (i.row as usize) < batch.rows.len() && i.expert < self.experts);

@@ -241,6 +241,32 @@ fn each_rank_has_a_ring_of_its_own_and_one_without_room_is_counted() {
     let mut third = b.meet(9, true, None);
     assert_eq!(b.worker.counters().bad_frames, 1);
     assert!(b.receive(&mut third, Body::Tokens(batch(0, 0, &[(0, 0)]))).is_empty());
+    assert!(b.receive(&mut third, Body::Tokens(batch(0, 0, &[]))).is_empty(), "nor an empty one");
+    assert_eq!(b.worker.counters().bad_frames, 3);
+}
+
+#[test]
+fn marks_that_no_rank_can_mean_are_counted_and_change_nothing() {
+    let (mut b, mut rank) = serving(hosting());
+    b.meet(8, true, None);
+    let (progress, cycle) = (4, CYCLE);
+    let mark = Mark { class: Class(0), order: 1, progress, frames: 0, tokens: 1, blocked: false, cycle };
+    // Behind the last class of this rank begin those of the next.
+    for wrong in
+        [Mark { class: Class(3), ..mark }, Mark { progress: FAR, ..mark }, Mark { cycle: Nanos::MAX, ..mark }]
+    {
+        b.hear(&mut rank, Body::Mark(wrong));
+        assert_eq!(b.worker.host.as_ref().unwrap().frontier.floor(0, b.now, CYCLE).0, IDLE, "{wrong:?}");
+    }
+    assert_eq!(b.worker.counters().bad_frames, 3);
+    b.hear(&mut rank, Body::Mark(mark));
+    assert_eq!(b.worker.host.as_ref().unwrap().frontier.floor(0, b.now, CYCLE).0, 4);
+    // As many tokens as can be written, twice.
+    let mut second = b.meet(9, true, None);
+    for from in [&mut rank, &mut second] {
+        b.hear(from, Body::Mark(Mark { order: 2, tokens: u32::MAX, ..mark }));
+    }
+    assert_eq!(b.worker.host.as_ref().unwrap().frontier.late_tokens(0, 9, b.now, CYCLE), u32::MAX);
 }
 
 #[test]
