@@ -117,12 +117,20 @@ async fn identify(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     }
     let (status, took) = (response.status(), started.elapsed());
     gateway.observer.answered(&route, status);
-    span.in_scope(|| match response.extensions().get::<ApiError>() {
-        Some(error) if status.is_server_error() => tracing::warn!(%status, ?took, error = %error.message),
-        Some(error) => tracing::info!(%status, ?took, error = %error.message),
+    // It quotes the client: a line of the log, whatever is in it.
+    let said = response.extensions().get::<ApiError>().map(|error| clipped(&error.message));
+    span.in_scope(|| match said {
+        Some(error) if status.is_server_error() => tracing::warn!(%status, ?took, error),
+        Some(error) => tracing::info!(%status, ?took, error),
         None => tracing::info!(%status, ?took),
     });
     response
+}
+
+/// The beginning of a text.
+fn clipped(text: &str) -> &str {
+    const SHOWN: usize = 500;
+    text.char_indices().nth(SHOWN).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Who asks, and the whole body.
