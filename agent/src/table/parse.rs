@@ -189,7 +189,7 @@ fn slice(
 pub fn render(table: &Table) -> String {
     let name = |n: WorkerId| table.workers.iter().find(|w| w.number == n).map_or("", |w| &w.name);
     let line = |value: serde_json::Value| value.to_string();
-    let mut out = String::from("workers:\n");
+    let mut out = String::from(if table.workers.is_empty() { "workers: []\n" } else { "workers:\n" });
     for w in &table.workers {
         let text = WorkerText {
             number: w.number.0,
@@ -247,6 +247,7 @@ slices:
         assert_eq!(table.slices[0].replicas[1].state, ReplicaState::Active);
         assert_eq!(table.slices[0].replicas[0].worker, WorkerId(7));
         assert_eq!(parse(&render(&table)).unwrap(), table);
+        assert_eq!(parse(&render(&Table::default())).unwrap(), Table::default());
     }
 
     #[test]
