@@ -3,6 +3,9 @@
 pub mod backend;
 pub mod bench;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway;
 pub mod inspect;
 pub mod link;

@@ -46,5 +46,7 @@ pub use error::ApiError;
 pub use generate::Gateway;
 pub use http::router;
 pub use observe::{Observer, Silent, TRACED};
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::serve_stream;
 pub use server::{ServeConfig, ServeError, connection_budget, serve};
 pub use text::{Conversation, Detokenizer, TextError, TextModel};

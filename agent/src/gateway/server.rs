@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -196,10 +197,23 @@ impl Connection {
             // Nothing was asked yet.
             _ = self.closed.changed() => return Ok(()),
         };
+        let Some(protocol) = protocol else { return Ok(()) };
+        self.speak(protocol, stream, watcher).await
+    }
+
+    /// Serves what is known to speak a protocol.
+    async fn speak<S>(
+        self,
+        protocol: Protocol,
+        stream: S,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let http = match protocol {
-            None => return Ok(()),
-            Some(Protocol::Http1) => self.http.http1_only(),
-            Some(Protocol::Http2) => self.http.http2_only(),
+            Protocol::Http1 => self.http.http1_only(),
+            Protocol::Http2 => self.http.http2_only(),
         };
         // A client that takes nothing is let go, and with it what it asked for.
         let mut stream = TimeoutStream::new(stream);
@@ -229,6 +243,28 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+/// Serves one connection that is no socket, told apart as [`sniff`] does it.
+#[cfg(any(test, fuzzing))]
+pub(crate) async fn serve_stream<S>(pages: Router, timeouts: Timeouts, first: &[u8], stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(1));
+    let Ok(place) = places.acquire_owned().await else { return };
+    let (_closing, closed) = watch::channel(());
+    let connection = Connection {
+        pages,
+        http: builder(&timeouts),
+        timeouts,
+        _counted: Counted::new(Arc::default(), Arc::new(super::observe::Silent), place),
+        closed,
+    };
+    let protocol = if first.starts_with(super::sniff::PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
+    if let Err(error) = connection.speak(protocol, stream, GracefulShutdown::new().watcher()).await {
+        tracing::debug!(%error, "connection");
     }
 }
 

@@ -7,15 +7,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_core::hello::{Hello, Members, Refused, Taken, WireVersions};
+use sluice_core::hello::{Hello, Members, Refused, Role, Taken, WireVersions};
 use sluice_core::ids::WorkerId;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::identity::{Identity, role_name, role_of};
-use super::stream::Stream;
 
 /// Bytes of a hello, at most.
 const MOST: usize = 16 << 10;
+/// Bytes of a name or an id in a hello, at most: those of Kubernetes have 253.
+const LONGEST: usize = 256;
+/// What a peer says of its reasons goes into the log up to so many characters.
+const SHOWN: usize = 500;
 /// A peer has so long for its hello, handshake included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +38,23 @@ pub enum Purpose {
     },
     /// A gateway and a rank.
     Gateway,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    Gateway,
+    Worker,
+}
+
+impl Purpose {
+    /// Who may dial for it.
+    fn dials(self) -> Whom {
+        match self {
+            Self::Gateway => Whom::Gateway,
+            Self::Control { .. } | Self::Data { .. } => Whom::Worker,
+        }
+    }
 }
 
 /// A hello as it is written.
@@ -69,6 +89,19 @@ impl Card {
     }
 
     fn hello(&self) -> Result<Hello, GreetError> {
+        let numerics = self.numerics.as_ref();
+        for (what, text) in [("name", &self.name), ("deployment", &self.deployment), ("role", &self.role)]
+            .into_iter()
+            .chain(numerics.map(|id| ("numerics id", id)))
+        {
+            // They go into the log and into answers.
+            if text.len() > LONGEST || text.contains(char::is_control) {
+                let shown = shown(text);
+                return Err(GreetError::Garbage(format!(
+                    "its {what} has control characters or more than {LONGEST} bytes: {shown}"
+                )));
+            }
+        }
         let role = role_of(&self.role).ok_or_else(|| {
             GreetError::Garbage(format!("{} has the role {:?}, which is none", self.name, self.role))
         })?;
@@ -116,6 +149,16 @@ pub enum GreetError {
         /// The own deployment.
         ours: String,
     },
+    /// Its connection is not for such as it.
+    #[error("{name} has the role {role}, and this connection is for {wanted}")]
+    Purpose {
+        /// Who.
+        name: String,
+        /// What it does.
+        role: &'static str,
+        /// Whom such connections are for.
+        wanted: &'static str,
+    },
     /// Somebody else answers at its address.
     #[error(
         "{found} answers at the address of {wanted}: the table is not up to date, or the address is wrong"
@@ -155,7 +198,7 @@ pub(super) trait Book: Send + Sync {
 
 /// Says who we are and hears who answers: it must be `wanted`.
 pub(super) async fn dial(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     certificate: Option<&Identity>,
     members: &Mutex<Members>,
     book: &dyn Book,
@@ -166,17 +209,19 @@ pub(super) async fn dial(
     write(stream, &Word::Hello(own)).await?;
     let card = match read(stream).await? {
         Word::Hello(card) => card,
-        Word::Refused(why) => return Err(GreetError::RefusedBy(why)),
+        Word::Refused(why) => return Err(GreetError::RefusedBy(shown(&why))),
     };
-    if card.name != wanted {
-        return Err(GreetError::Other { wanted: wanted.into(), found: card.name });
+    let hello = card.hello()?;
+    if hello.name != wanted {
+        return Err(GreetError::Other { wanted: wanted.into(), found: hello.name });
     }
-    take(&card, certificate, members, book)
+    // Nobody dials gateways.
+    take(hello, purpose, Whom::Worker, certificate, members, book)
 }
 
 /// Hears who dials, and answers.
 pub(super) async fn answer(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     certificate: Option<&Identity>,
     members: &Mutex<Members>,
     book: &dyn Book,
@@ -184,7 +229,9 @@ pub(super) async fn answer(
     let Word::Hello(card) = read(stream).await? else {
         return Err(GreetError::Garbage("a refusal without a question".into()));
     };
-    let met = take(&card, certificate, members, book);
+    let met = card
+        .hello()
+        .and_then(|hello| take(hello, card.purpose, card.purpose.dials(), certificate, members, book));
     let word = match &met {
         Ok(met) => Word::Hello(Card::new(
             members.lock().unwrap_or_else(PoisonError::into_inner).hello(),
@@ -197,23 +244,41 @@ pub(super) async fn answer(
 }
 
 fn take(
-    card: &Card,
+    hello: Hello,
+    purpose: Purpose,
+    whom: Whom,
     certificate: Option<&Identity>,
     members: &Mutex<Members>,
     book: &dyn Book,
 ) -> Result<Met, GreetError> {
-    let hello = card.hello()?;
+    let role = role_name(hello.role);
     if let Some(c) = certificate.filter(|c| c.deployment != hello.deployment || c.role != hello.role) {
-        let said = format!("{} {} of {}", card.role, hello.name, hello.deployment);
+        let said = format!("{role} {} of {}", hello.name, hello.deployment);
         return Err(GreetError::Certificate { hello: said, certificate: c.to_string() });
+    }
+    let (fits, wanted) = match whom {
+        Whom::Gateway => (hello.role == Role::Gateway, "gateways"),
+        Whom::Worker => (hello.role.is_rank() || hello.role.is_host(), "workers"),
+    };
+    if !fits {
+        return Err(GreetError::Purpose { name: hello.name, role, wanted });
     }
     let name = certificate.and_then(|c| c.worker.as_deref());
     let known = book.number(&hello.name);
     let taken = members.lock().unwrap_or_else(PoisonError::into_inner).greet(&hello, name, known)?;
-    Ok(Met { hello, taken, purpose: card.purpose })
+    Ok(Met { hello, taken, purpose })
 }
 
-async fn write(stream: &mut Stream, word: &Word) -> Result<(), GreetError> {
+/// A peer's words as they may be shown: on one line, and not too long.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown += " ...";
+    }
+    shown
+}
+
+async fn write(stream: &mut (impl AsyncWrite + Unpin), word: &Word) -> Result<(), GreetError> {
     let text = serde_json::to_vec(word).map_err(std::io::Error::other)?;
     let mut bytes = (text.len() as u32).to_le_bytes().to_vec();
     bytes.extend(text);
@@ -222,7 +287,7 @@ async fn write(stream: &mut Stream, word: &Word) -> Result<(), GreetError> {
     Ok(())
 }
 
-async fn read(stream: &mut Stream) -> Result<Word, GreetError> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Word, GreetError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
     let length = u32::from_le_bytes(length) as usize;
@@ -233,5 +298,50 @@ async fn read(stream: &mut Stream) -> Result<Word, GreetError> {
     }
     let mut text = vec![0; length];
     stream.read_exact(&mut text).await?;
-    serde_json::from_slice(&text).map_err(|e| GreetError::Garbage(e.to_string()))
+    serde_json::from_slice(&text).map_err(|e| GreetError::Garbage(shown(&e.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fuzz::run;
+    use crate::transport::fuzz::rank;
+
+    struct Empty;
+
+    impl Book for Empty {
+        fn number(&self, _: &str) -> Option<WorkerId> {
+            None
+        }
+    }
+
+    /// Why an answer to a dial of e1 is not taken.
+    fn refused(answer: &Value) -> String {
+        let text = answer.to_string();
+        run(async {
+            let (mut near, mut far) = tokio::io::duplex(MOST);
+            far.write_all(&[&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()).await.unwrap();
+            let members = Mutex::new(Members::new(rank()));
+            dial(&mut near, None, &members, &Empty, "e1", Purpose::Gateway).await.unwrap_err().to_string()
+        })
+    }
+
+    #[test]
+    fn who_answers_is_a_worker_and_what_it_says_is_one_line() {
+        let hello = |name: &str, role| {
+            let hello = Hello { name: name.into(), role, ..rank() };
+            refused(&json!({ "hello": Card::new(&hello, Purpose::Gateway) }))
+        };
+        assert_eq!(hello("e1", Role::Gateway), "e1 has the role gateway, and this connection is for workers");
+        assert_eq!(refused(&json!({"refused": "no\nERROR"})), "the peer refuses: no\\nERROR");
+        let long = refused(&json!({"refused": "x".repeat(9000)}));
+        assert!(long.len() < 600 && long.ends_with(" ..."), "{long}");
+        for name in ["e1\u{1b}[31m", &"e".repeat(300)] {
+            let said = hello(name, Role::Experts);
+            assert!(said.contains("its name has control characters or more than 256 bytes: e"), "{said}");
+            assert!(said.len() < 600 && !said.contains('\u{1b}'), "{said}");
+        }
+    }
 }

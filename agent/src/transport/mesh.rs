@@ -222,26 +222,32 @@ impl Inner {
             };
             let inner = Arc::clone(&self);
             tokio::spawn(async move {
-                let met = timeout(PATIENCE, inner.greet(tcp)).await.unwrap_or(Err(GreetError::Silent));
+                let mut certificate = None;
+                let met = timeout(PATIENCE, inner.greet(tcp, &mut certificate)).await;
                 drop(turn);
-                match met {
+                match met.unwrap_or(Err(GreetError::Silent)) {
                     Ok(Greeted::Peer(met, stream)) => inner.take(*met, stream),
                     Ok(Greeted::Pages(stream, caller)) => {
                         pages::serve(inner.pages.clone(), stream, caller).await;
                     }
-                    Err(why) => tracing::warn!(%from, "a peer is not talked to: {why}"),
+                    Err(why) => {
+                        let certificate = certificate.map(tracing::field::display);
+                        tracing::warn!(%from, certificate, "a peer is not talked to: {why}");
+                    }
                 }
             });
         }
     }
 
-    async fn greet(&self, tcp: TcpStream) -> Result<Greeted, GreetError> {
+    /// Puts in `certificate` whom it is for, as soon as that is known.
+    async fn greet(&self, tcp: TcpStream, certificate: &mut Option<Identity>) -> Result<Greeted, GreetError> {
         tcp.set_nodelay(true)?;
         let accepted = self.config.security.accept(tcp).await.map_err(GreetError::Handshake)?;
         let Accepted { mut stream, identity, is_http } = accepted;
+        certificate.clone_from(&identity);
         let ours = &self.config.hello.deployment;
-        if let Some(certificate) = identity.as_ref().filter(|i| i.deployment != *ours) {
-            return Err(GreetError::Foreign { certificate: certificate.to_string(), ours: ours.clone() });
+        if let Some(foreign) = identity.as_ref().filter(|i| i.deployment != *ours) {
+            return Err(GreetError::Foreign { certificate: foreign.to_string(), ours: ours.clone() });
         }
         if is_http {
             return Ok(Greeted::Pages(stream, identity));
@@ -255,13 +261,8 @@ impl Inner {
         let (worker, epoch, is_data) = match (met.purpose, met.hello.worker) {
             (Purpose::Gateway, _) => {
                 match &self.config.gateways {
-                    Some(g) if met.hello.role == Role::Gateway => {
-                        g.connected(&met.hello, met.taken.wire, stream);
-                    }
-                    _ => tracing::warn!(
-                        peer = met.hello.name,
-                        "it takes this worker for a rank, or itself for a gateway"
-                    ),
+                    Some(g) => g.connected(&met.hello, met.taken.wire, stream),
+                    None => tracing::warn!(peer = met.hello.name, "it takes this worker for a rank"),
                 }
                 return;
             }
@@ -350,8 +351,14 @@ impl Inner {
         loop {
             match timeout(2 * PATIENCE, self.connect(&member)).await.unwrap_or(Err(GreetError::Silent)) {
                 Ok((peer, epoch, control, data)) => {
-                    (pause, complained) = (RETRY[0], None);
+                    let met = Instant::now();
+                    complained = None;
                     Arc::clone(&self).pair(peer, epoch, control, data).await;
+                    // One that was good is dialled at once; one that ends each time as it begins is not.
+                    if met.elapsed() >= RETRY[1] {
+                        pause = RETRY[0];
+                        continue;
+                    }
                 }
                 Err(why) => {
                     if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
@@ -362,10 +369,10 @@ impl Inner {
                             "cannot be reached: {why}"
                         );
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY[1]);
                 }
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY[1]);
         }
     }
 

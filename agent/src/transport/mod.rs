@@ -7,6 +7,8 @@
 //! Who is taken is decided in `sluice_core::hello`, when a peer is silent for too long in `sluice_core::silence`, what
 //! follows from the loss of one in `sluice_core`'s worker. Here are sockets, tasks and clocks.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod greet;
 mod identity;
 mod mesh;

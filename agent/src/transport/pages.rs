@@ -5,22 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use sluice_core::hello::Role;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
 use super::identity::Identity;
-use super::stream::Stream;
 use crate::table::{FileSource, LARGEST, PlacementSource as _, Why, render};
 
 /// A request's head has to come within this.
 const HEAD: Duration = Duration::from_secs(5);
+/// A table has to come within this.
+const BODY: Duration = Duration::from_secs(60);
+/// A peer that takes nothing of what is written to it for so long is let go.
+const WRITE: Duration = Duration::from_secs(60);
 
 /// What is shown to peers.
 pub struct Pages {
@@ -61,7 +67,15 @@ async fn only(roles: &'static [Role], request: Request, next: Next) -> Response 
     }
 }
 
-async fn place(State(pages): State<Arc<Pages>>, text: String) -> Response {
+async fn place(State(pages): State<Arc<Pages>>, request: Request) -> Response {
+    let text = match timeout(BODY, String::from_request(request, &())).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(rejected)) => return rejected.into_response(),
+        Err(_) => {
+            let said = format!("the table did not come within {} s\n", BODY.as_secs());
+            return (StatusCode::REQUEST_TIMEOUT, said).into_response();
+        }
+    };
     let source = Arc::clone(&pages.source);
     match tokio::task::spawn_blocking(move || source.replace(text)).await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
@@ -90,11 +104,17 @@ async fn pressure(State(pages): State<Arc<Pages>>) -> Response {
 }
 
 /// Serves one connection.
-pub(super) async fn serve(router: Router, stream: Stream, caller: Option<Identity>) {
+pub(super) async fn serve<S>(router: Router, stream: S, caller: Option<Identity>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let router = router.layer(axum::Extension(Caller(caller)));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    if let Err(e) = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE));
+    let stream = TokioIo::new(Box::pin(stream));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    if let Err(e) = http.serve_connection(stream, TowerToHyperService::new(router)).await {
         tracing::debug!("a connection for pages broke: {e}");
     }
 }

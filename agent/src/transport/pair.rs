@@ -254,6 +254,30 @@ impl Receiver {
     }
 }
 
+/// What comes on one connection of a pair, until it ends.
+#[cfg(any(test, fuzzing))]
+pub(super) async fn receive(
+    channel: Channel,
+    row_len: usize,
+    door: Arc<dyn Door>,
+    from: impl AsyncRead + Unpin,
+) -> Ended {
+    let clock = Clock::start();
+    let receiver = Receiver {
+        channel,
+        worker: WorkerId(1),
+        format: Format::new(row_len, Class(1)),
+        door,
+        silence: Arc::new(Mutex::new(Silence::new(SILENCE, clock.now()))),
+        clock,
+        waiting: Arc::new(Semaphore::new(WAITING >> 10)),
+    };
+    match receiver.receive(from).await {
+        Ok(never) => match never {},
+        Err(ended) => ended,
+    }
+}
+
 /// Appends exactly so many bytes.
 async fn fill(from: &mut (impl AsyncRead + Unpin), into: &mut Vec<u8>, length: usize) -> std::io::Result<()> {
     into.reserve(length);

@@ -146,10 +146,12 @@ impl Security {
     /// The handshake's, or that the certificate names nobody.
     pub(super) async fn accept(&self, tcp: TcpStream) -> std::io::Result<Accepted> {
         let Self::Tls(c) = self else {
-            let mut first = [0; 4];
-            let is_http = tcp.peek(&mut first).await? > 0
-                && first[0].is_ascii_uppercase()
-                && first[1].is_ascii_uppercase();
+            let mut first = [0; 2];
+            // The second letter may come later. A socket with the first stays readable, so waiting for that would spin.
+            while tcp.peek(&mut first).await? == 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let is_http = first.iter().all(u8::is_ascii_uppercase);
             return Ok(Accepted { stream: Stream::Plain(tcp), identity: None, is_http });
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&c.loaded().server));

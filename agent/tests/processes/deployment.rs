@@ -153,7 +153,7 @@ impl Deployment {
     }
 
     fn spawn(&mut self, name: &str) {
-        let dir = self.path(&format!("tls-{name}"));
+        let dir = self.tls(name);
         let m = &self.members[name];
         let mut command = Command::new(AGENT);
         let table = self.path("table.yaml");
@@ -173,6 +173,18 @@ impl Deployment {
         let out = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).unwrap();
         let child = command.env("NO_COLOR", "1").stderr(out).spawn().unwrap();
         self.processes.insert(name.into(), child);
+    }
+
+    /// The directory of a process's certificate.
+    pub fn tls(&self, name: &str) -> PathBuf {
+        self.path(&format!("tls-{name}"))
+    }
+
+    /// The numerics id that a worker has said it computes with.
+    pub fn numerics(&self, name: &str) -> String {
+        let log = self.log(name);
+        let said = log.split_once("numerics=\"").and_then(|(_, rest)| rest.split('"').next());
+        said.unwrap_or_else(|| panic!("no numerics id in\n{log}")).to_owned()
     }
 
     pub fn kill(&mut self, name: &str) {
@@ -248,7 +260,12 @@ impl Deployment {
     }
 }
 
-fn connect(tls: &Path, address: &SocketAddr, alpn: Vec<Vec<u8>>) -> (rustls::ClientConnection, TcpStream) {
+/// A connection as its client sees it, with these certificates.
+pub fn connect(
+    tls: &Path,
+    address: &SocketAddr,
+    alpn: Vec<Vec<u8>>,
+) -> (rustls::ClientConnection, TcpStream) {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let chain = vec![CertificateDer::from_pem_file(tls.join("tls.crt")).unwrap()];

@@ -5,6 +5,7 @@
 mod ask;
 mod certificates;
 mod deployment;
+mod peer;
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 use ask::{Asked, metric, same};
 use certificates::Authority;
 use deployment::{Deployment, until};
+use peer::{Peer, card};
+use serde_json::json;
 
 /// Two ranks, and every expert on two workers.
 fn deployment() -> Deployment {
@@ -151,6 +154,138 @@ fn strangers_are_refused_by_name_and_harm_nobody() {
     ] {
         assert!(log.contains(says), "no {says:?} in\n{log}");
     }
+}
+
+/// Each has a certificate of the deployment, and is not who or what it says.
+#[test]
+fn peers_that_lie_are_refused_by_name_and_harm_nobody() {
+    let mut d = deployment();
+    let asked = Asked::mix(4, 120);
+    let reference = asked.run(&d);
+    let numerics = d.numerics("e0");
+    let answers = asked.run_while(&mut d, |d| {
+        let control = || json!({"control": {"epoch": 7}});
+        let sound = || card("e0", Some(2), "experts", Some(&numerics), &control());
+        let with = |field: &str, value: serde_json::Value| {
+            let mut card = sound();
+            card[field] = value;
+            card
+        };
+        let another = card("e1", Some(3), "experts", Some(&numerics), &control());
+        let gateway = card("g9", Some(2), "gateway", None, &control());
+        for (shows, card, says) in [
+            ("e0", with("wire", json!([0, 0])), "e0 speaks wire versions 0 to 0, and this build 1 to 1"),
+            ("e0", with("wire", json!([2, 9])), "e0 speaks wire versions 2 to 9, and this build 1 to 1"),
+            ("e0", another, "a peer calls itself \"e1\", but its certificate is for \"e0\""),
+            (
+                "e0",
+                with("deployment", json!("default/other")),
+                "experts e0 of default/other shows the certificate of",
+            ),
+            (
+                "e0",
+                with("role", json!("attention")),
+                "attention e0 of default/sluice shows the certificate of",
+            ),
+            ("e0", with("worker", json!(1)), "e0 says that it is worker 1, and the table has 2"),
+            ("e0", with("numerics", json!("x")), "e0 computes with numerics id x"),
+            ("e0", with("incarnation", json!(1)), "a connection of incarnation 1 comes too late"),
+            (
+                "e0",
+                with("purpose", json!("gateway")),
+                "e0 has the role experts, and this connection is for gateways",
+            ),
+            ("g0", gateway, "g9 has the role gateway, and this connection is for workers"),
+            ("e0", with("name", json!("e0\n2026 ERROR forged")), "its name has control characters"),
+        ] {
+            let mut peer = Peer::dial(&d.tls(shows), d.address("a0"));
+            let answer = peer.greet(&card);
+            assert!(
+                answer["refused"].as_str().is_some_and(|why| why.contains(says)),
+                "{answer}, and not {says}"
+            );
+            peer.leaves();
+            let log = d.log("a0");
+            let line = log.lines().find(|line| line.contains(says));
+            let role = if shows == "g0" { "gateway" } else { "experts" };
+            let holder = format!("certificate={role}");
+            assert!(
+                line.is_some_and(|l| l.contains(&holder) && l.contains("not talked to")),
+                "no {says}:\n{log}"
+            );
+            assert!(!log.lines().any(|line| line.starts_with("2026 ERROR")), "{log}");
+        }
+    });
+    same("peers that lie", &answers, &reference);
+}
+
+#[test]
+fn half_a_message_and_then_silence_is_named_and_harms_nobody() {
+    let mut d = deployment();
+    let asked = Asked::mix(4, 300);
+    let reference = asked.run(&d);
+    let numerics = d.numerics("a1");
+    let said = |d: &Deployment, name: &str, all: &[&str]| {
+        let is = || d.log(name).lines().any(|line| all.iter().all(|says| line.contains(says)));
+        until(&format!("{all:?} in the log of {name}"), Duration::from_secs(20), is);
+    };
+    let answers = asked.run_while(&mut d, |d| {
+        // Half a hello, and what is no hello.
+        let mut half = Peer::dial(&d.tls("e0"), d.address("a0"));
+        half.say(&[9, 0]);
+        let mut garbage = Peer::dial(&d.tls("e0"), d.address("a0"));
+        garbage.say(&[0x5a; 64]);
+        garbage.leaves();
+        said(d, "a0", &["certificate=experts e0 of default/sluice", "what came is no hello"]);
+
+        // Half a request for a page: how HTTP/2 begins, and nothing more.
+        let mut page = Peer::speaking("http/1.1", &d.tls("g0"), d.address("a0"));
+        page.say(b"PRI");
+
+        // Half a message of a session, and half an opening of one.
+        let dialled = |d: &Deployment, name| {
+            let mut gateway = Peer::dial(&d.tls("g0"), d.address("a0"));
+            let taken = gateway.greet(&card(name, None, "gateway", None, &json!("gateway")));
+            assert!(taken["hello"].is_object(), "{taken}");
+            gateway
+        };
+        let mut opening = dialled(d, "g8");
+        opening.say(&[4, 0, 0, 0, 1]);
+        let mut session = dialled(d, "g9");
+        session.say(&[4, 0, 0, 0, 1, 1, 1, 0, 200, 0, 0, 0, 1, 2, 3]);
+        session.leaves();
+        said(d, "a0", &["gateway=\"g9\"", "disconnected", "nothing was heard"]);
+        opening.leaves();
+        said(d, "a0", &["gateway=\"g8\"", "disconnected", "no session was opened"]);
+        page.leaves();
+        half.leaves();
+        said(d, "a0", &["certificate=experts e0 of default/sluice", "no hello within 5 s"]);
+
+        // Somebody with the certificate of a rank that is gone.
+        d.kill("a1");
+        let unknown = [&[20, 0, 0, 1, 16, 0, 0, 0, 99][..], &[0; 15]].concat();
+        for (epoch, bytes, says) in [
+            (7, &[9, 0, 0, 1, 5, 0, 0, 0, 3][..], "nothing was heard"),
+            (8, &[0xff; 64], "cannot be understood"),
+            (9, &unknown, "messages of kind 99 are unknown"),
+        ] {
+            let halves =
+                [json!({"control": {"epoch": epoch}}), json!({"data": {"epoch": epoch}})].map(|purpose| {
+                    let mut peer = Peer::dial(&d.tls("a1"), d.address("e0"));
+                    let taken = peer.greet(&card("a1", Some(1), "attention", Some(&numerics), &purpose));
+                    assert!(taken["hello"].is_object(), "{taken}");
+                    peer
+                });
+            let [mut control, data] = halves;
+            control.say(bytes);
+            control.leaves();
+            data.leaves();
+            said(d, "e0", &["peer=\"a1\"", &format!("epoch={epoch}"), "disconnected", says]);
+        }
+        d.restart("a1");
+    });
+    same("half messages", &answers, &reference);
+    same("after them", &asked.run(&d), &reference);
 }
 
 #[test]
