@@ -10,6 +10,7 @@ COUNTERS: dict[str, tuple[str, ...]] = {
     "masks": ("sluice_masked_peers_total",),
     "suspicions": ("sluice_suspected_peers_total",),
     "redispatches": ("sluice_redispatched_total",),
+    "hedges": ("sluice_hedged_total",),
     "duplicates": ("sluice_duplicate_frames_total", "sluice_duplicate_returns_total", "sluice_front_duplicates_total"),
     "replays": ("sluice_replays_total",),
     "resumes": ("sluice_resumes_total",),

@@ -14,7 +14,7 @@ from load import Record, Run
 from scenario import Scenario
 
 # Told in any case, since a run with faults in which these are all zero has shown nothing.
-ALWAYS = ("masks", "redispatches", "duplicates", "replays")
+ALWAYS = ("masks", "redispatches", "hedges", "duplicates", "replays")
 
 
 def measures(run: Run, gaps: Gaps, comparison: Comparison | None, control: Control, agents: Agents, faults: Faults,

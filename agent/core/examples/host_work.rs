@@ -60,6 +60,7 @@ fn config(id: u32, blocks: u16, experts: u16, tokens: u32, policy: Policy) -> Wo
             max_sequences: tokens,
             prefill_chunk: 64,
             prefill_tokens: 64,
+            probe_every: Some(SECOND),
         }),
         host: (!is_rank).then_some(HostConfig { slots: u32::from(blocks) * u32::from(experts), ring: rows }),
         waves: 1,

@@ -83,6 +83,9 @@ pub struct RankConfig {
     pub prefill_chunk: u32,
     /// Most prefill tokens under way at one time.
     pub prefill_tokens: u32,
+    /// An expert worker that is slower than its siblings gets less, and what it is late with is asked of them too. One
+    /// that is much slower gets a batch so often, to see whether it still is. Without it, nobody is compared.
+    pub probe_every: Option<Nanos>,
 }
 
 /// The expert role of a worker.

@@ -37,6 +37,8 @@ pub struct Counters {
     pub suspected: u64,
     /// Items asked of another replica because their worker was masked.
     pub redispatched: u64,
+    /// Items asked of another replica too because their worker was late with them.
+    pub hedged: u64,
     /// Items for an expert that nobody holds.
     pub orphaned: u64,
     /// Sequences handed back for want of KV pages, or in favour of an older one that waits.

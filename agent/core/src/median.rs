@@ -2,35 +2,31 @@
 
 use crate::ids::Nanos;
 
-const KEPT: usize = 15;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Median {
-    values: Vec<Nanos>,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Median<const KEPT: usize> {
+    values: [Nanos; KEPT],
+    len: usize,
     next: usize,
 }
 
-impl Median {
-    pub fn new() -> Self {
-        Self { values: Vec::with_capacity(KEPT), next: 0 }
+impl<const KEPT: usize> Median<KEPT> {
+    pub const fn new() -> Self {
+        Self { values: [0; KEPT], len: 0, next: 0 }
     }
 
     pub fn push(&mut self, v: Nanos) {
-        if self.values.len() < KEPT {
-            self.values.push(v);
-        } else {
-            self.values[self.next] = v;
-            self.next = (self.next + 1) % KEPT;
-        }
+        self.values[self.next] = v;
+        self.next = (self.next + 1) % KEPT;
+        self.len = (self.len + 1).min(KEPT);
     }
 
+    /// 0 when there is none.
     pub fn value(&self) -> Nanos {
-        let mut v = self.values.clone();
-        if v.is_empty() {
+        if self.len == 0 {
             return 0;
         }
-        let mid = v.len() / 2;
-        *v.select_nth_unstable(mid).1
+        let mut all = self.values;
+        *all[..self.len].select_nth_unstable(self.len / 2).1
     }
 }
 
@@ -40,8 +36,12 @@ mod tests {
 
     #[test]
     fn of_the_last_fifteen() {
-        let mut m = Median::new();
+        let mut m = Median::<15>::new();
         assert_eq!(m.value(), 0);
+        for (v, due) in [(9, 9), (1, 9), (5, 5)] {
+            m.push(v);
+            assert_eq!(m.value(), due);
+        }
         (0..100).for_each(|v| m.push(v));
         assert_eq!(m.value(), 92);
     }

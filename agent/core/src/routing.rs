@@ -4,9 +4,13 @@
 use crate::ids::{Slice, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
 use crate::plant::{self, Plant};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+
+mod siblings;
+
+use siblings::Siblings;
 
 /// One holder, with how far behind its planned share it is.
 #[derive(Clone, Debug)]
@@ -46,6 +50,9 @@ pub struct RoutingTable {
     /// Per (block, expert): the only holder of the whole expert, if there is just one. Most lookups end here, in one
     /// read of a table that stays in the cache.
     only: Vec<Option<WorkerId>>,
+    siblings: Siblings,
+    /// How much of its planned fractions a worker gets: 1, unless it is slower than its siblings.
+    scales: BTreeMap<WorkerId, f32>,
 }
 
 impl RoutingTable {
@@ -53,7 +60,15 @@ impl RoutingTable {
     pub fn new(blocks: u16, experts: u16, segments: u8) -> Self {
         let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
         let only = vec![None; blocks as usize * experts as usize];
-        Self { segments, experts, blocks: vec![empty; blocks as usize], reached: BTreeSet::new(), only }
+        Self {
+            segments,
+            experts,
+            blocks: vec![empty; blocks as usize],
+            reached: BTreeSet::new(),
+            only,
+            siblings: Siblings::default(),
+            scales: BTreeMap::new(),
+        }
     }
 
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
@@ -114,6 +129,22 @@ impl RoutingTable {
                 };
             }
         }
+        let covers = self.blocks.iter().flat_map(|b| &b.covers).flatten();
+        self.siblings = Siblings::of(covers.flat_map(|c| &c.holders).map(Vec::as_slice));
+    }
+
+    /// Workers that can be reached and hold a unit that this one holds too.
+    pub fn siblings(&self, worker: WorkerId) -> impl Iterator<Item = WorkerId> + '_ {
+        self.siblings.iter(worker)
+    }
+
+    /// From now on a worker gets so much of its planned fractions, between 0 and 1; what is left goes to its siblings.
+    pub fn scale(&mut self, worker: WorkerId, scale: f32) {
+        if scale < 1.0 {
+            self.scales.insert(worker, scale);
+        } else {
+            self.scales.remove(&worker);
+        }
     }
 
     /// The generation of a block's rows; 0 when nothing is known.
@@ -139,15 +170,11 @@ impl RoutingTable {
     /// slices; 0 when nobody holds the expert whole.
     pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
         let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else { return 0 };
-        let Some(i) = furthest_behind(covers.iter_mut().map(|c| (c.fraction, &mut c.behind))) else {
-            return 0;
-        };
+        let Some(i) = next_cover(covers, &self.scales) else { return 0 };
         let cover = &mut covers[i];
         let width = self.segments / cover.slices;
         for (s, holders) in cover.holders.iter_mut().enumerate() {
-            let Some(h) = furthest_behind(holders.iter_mut().map(|h| (h.fraction, &mut h.behind))) else {
-                return 0;
-            };
+            let Some(h) = next_holder(holders, &self.scales) else { return 0 };
             let lo = s as u8 * width;
             out.push((Slice { lo, hi: lo + width }, holders[h].worker));
         }
@@ -160,9 +187,34 @@ impl RoutingTable {
         let covers = self.blocks[block as usize].covers.get_mut(expert as usize)?;
         let cover = covers.iter_mut().find(|c| c.slices == slices)?;
         let holders = &mut cover.holders[(slice.lo / (slice.hi - slice.lo)) as usize];
-        let h = furthest_behind(holders.iter_mut().map(|h| (h.fraction, &mut h.behind)))?;
-        Some(holders[h].worker)
+        next_holder(holders, &self.scales).map(|h| holders[h].worker)
     }
+}
+
+/// Whose turn it is among the holders of one slice.
+fn next_holder(holders: &mut [Holder], scales: &BTreeMap<WorkerId, f32>) -> Option<usize> {
+    let scale = |h: &Holder| h.fraction * scales.get(&h.worker).unwrap_or(&1.0);
+    let scaled = (!scales.is_empty()).then(|| holders.iter().map(scale).sum()).filter(|sum| *sum > 0.0);
+    furthest_behind(holders.iter_mut().map(|h| {
+        let fraction = scaled.map_or(h.fraction, |sum: f32| scale(h) / sum);
+        (fraction, &mut h.behind)
+    }))
+}
+
+/// Which cover's turn it is. One whose slices are held by slow workers gets as much less as its slowest slice.
+fn next_cover(covers: &mut [Cover], scales: &BTreeMap<WorkerId, f32>) -> Option<usize> {
+    let scale = |c: &Cover| {
+        let slice = |all: &Vec<Holder>| -> f32 {
+            all.iter().map(|h| h.fraction * scales.get(&h.worker).unwrap_or(&1.0)).sum()
+        };
+        c.fraction * c.holders.iter().map(slice).fold(1.0, f32::min)
+    };
+    let several = covers.len() > 1 && !scales.is_empty();
+    let scaled = several.then(|| covers.iter().map(scale).sum()).filter(|sum| *sum > 0.0);
+    furthest_behind(covers.iter_mut().map(|c| {
+        let fraction = scaled.map_or(c.fraction, |sum: f32| scale(c) / sum);
+        (fraction, &mut c.behind)
+    }))
 }
 
 /// Everybody earns their fraction; who is furthest behind is chosen and pays one. One candidate needs no books.
@@ -424,6 +476,47 @@ mod tests {
             let drawn: Vec<u32> = draw(&mut t, 8).iter().map(|d| d[0].1.0).collect();
             assert_eq!(drawn, [1, 2, 3, 4, 1, 2, 3, 4], "{fraction}");
         }
+    }
+
+    #[test]
+    fn a_slow_worker_gets_a_part_of_its_fraction_and_its_siblings_the_rest() {
+        let mut t = reached(1, 1, 1);
+        let rows = [(1, 0.5), (2, 0.25), (3, 0.25)].map(|(w, f)| replica(w, 0, 0, 1, Active, f));
+        assert!(t.update(&table(1, rows.to_vec())));
+        assert_eq!(t.siblings(WorkerId(2)).map(|w| w.0).collect::<Vec<_>>(), [1, 3]);
+        let count = |t: &mut RoutingTable, n| {
+            let drawn = draw(t, n);
+            [1, 2, 3].map(|w| drawn.iter().filter(|d| d[0].1 == WorkerId(w)).count())
+        };
+        assert_eq!(count(&mut t, 40), [20, 10, 10]);
+        // 0.25, 0.25 and 0.25 of what is left.
+        t.scale(WorkerId(1), 0.5);
+        assert_eq!(count(&mut t, 30), [10, 10, 10]);
+        t.scale(WorkerId(1), 0.0);
+        assert_eq!(count(&mut t, 30), [0, 15, 15]);
+        t.scale(WorkerId(2), 0.0);
+        assert_eq!(t.choose_slice(0, 0, Slice::whole(1)), Some(WorkerId(3)));
+        t.scale(WorkerId(3), 0.0);
+        assert_eq!(count(&mut t, 40)[0], 20, "somebody has to");
+        [1, 2, 3].into_iter().for_each(|w| t.scale(WorkerId(w), 1.0));
+        assert_eq!(count(&mut t, 40), [20, 10, 10]);
+    }
+
+    #[test]
+    fn a_cover_is_as_slow_as_its_slowest_slice() {
+        let mut t = reached(1, 1, 2);
+        let rows = [(1, 0, 2, 0.5), (2, 0, 1, 0.5), (3, 1, 2, 0.5)];
+        let rows = rows.map(|(w, lo, hi, f)| replica(w, 0, lo, hi, Active, f));
+        assert!(t.update(&table(1, rows.to_vec())));
+        let whole = |t: &mut RoutingTable| draw(t, 30).iter().filter(|d| d.len() == 1).count();
+        assert_eq!(whole(&mut t), 15);
+        t.scale(WorkerId(3), 0.5);
+        assert_eq!(whole(&mut t), 20);
+        t.scale(WorkerId(3), 0.0);
+        assert_eq!(whole(&mut t), 30);
+        t.scale(WorkerId(1), 0.0);
+        assert_eq!(whole(&mut t), 15, "all are slow");
+        assert_eq!(t.siblings(WorkerId(1)).count(), 0, "it holds another unit");
     }
 
     #[test]

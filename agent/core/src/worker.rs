@@ -26,6 +26,8 @@ mod tests;
 
 /// A rank that says it takes longer for a step is not believed.
 const LONGEST_CYCLE: Nanos = 3600 * SECOND;
+/// Times of steps that a median is of.
+const STEPS: usize = 15;
 
 /// The kind of a step, as an index into per-kind figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub struct Worker {
     /// The last step released an aged μ-queue.
     was_urgent: bool,
     wake: Option<Nanos>,
-    times: [Median; 3],
+    times: [Median<STEPS>; 3],
     failed: Option<String>,
 }
 
@@ -326,7 +328,7 @@ impl Worker {
         if plant::is(Plant::RedirectDropped) {
             return;
         }
-        let asks = redirect.items.iter().filter_map(|i| rank.sent_back(*i, n)).collect();
+        let asks = rank.sent_back_by(peer, &redirect.items, n);
         let from = net.peers[peer].id;
         rank.redirected(asks, from, net, n);
     }
@@ -391,6 +393,7 @@ impl Worker {
         if let Some(r) = &mut self.rank {
             let (net, n) = (&mut self.net, &mut self.counters);
             r.retry(false, net, n);
+            r.hedge(net, n);
             r.pump(now, &mut net.out, n);
             self.deliver_local(now);
         }

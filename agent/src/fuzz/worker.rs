@@ -35,6 +35,7 @@ fn config(policy: Policy) -> WorkerConfig {
             max_sequences: 8,
             prefill_chunk: 4,
             prefill_tokens: 8,
+            probe_every: Some(MILLI),
         }),
         host: Some(HostConfig { slots: 4, ring: 4 }),
         waves: 2,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_core::hello::{Hello, Role, WireVersions};
-use sluice_core::ids::{Class, MILLI, WorkerId};
+use sluice_core::ids::{Class, MILLI, SECOND, WorkerId};
 use tokio::sync::watch;
 
 use super::admin::{AdminTask, WorkerPages, stop_admin};
@@ -29,6 +29,8 @@ use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
 pub(super) const WIRE: WireVersions = WireVersions { min: 1, max: 1 };
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
+/// A worker that is much slower than its siblings gets a batch so often.
+const PROBE_EVERY: u64 = SECOND;
 /// How often a draining worker is asked whether it holds anything.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -179,6 +181,7 @@ async fn load(
         pages: 0,
         threads: 1,
         patience: PATIENCE,
+        probe_every: Some(PROBE_EVERY),
     };
     let (source, engine) = (options.model.clone(), options.engine.clone());
     tokio::task::spawn_blocking(move || {

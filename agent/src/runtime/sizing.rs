@@ -84,6 +84,8 @@ pub struct Room {
     pub threads: usize,
     /// A peer that holds something and gives no sign for so long is masked.
     pub patience: Nanos,
+    /// See [`RankConfig::probe_every`].
+    pub probe_every: Option<Nanos>,
 }
 
 /// Sizes an engine.
@@ -108,8 +110,10 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
             ranks: ranks - u32::from(is_rank(i)),
             pages,
             threads,
-            // Workers of one process stop and go on together: none is ever taken for lost.
+            // Workers of one process stop and go on together: none is ever taken for lost, and a
+            // slow one has the same cores as its siblings.
             patience: Nanos::MAX,
+            probe_every: None,
         };
         worker(WorkerId(i), &shape, o, room)
     });
@@ -145,6 +149,7 @@ fn worker(id: WorkerId, shape: &Shape, o: &EngineOptions, room: Room) -> Result<
         max_sequences: o.max_sequences,
         prefill_chunk: o.prefill_chunk,
         prefill_tokens: o.prefill_tokens.max(o.prefill_chunk),
+        probe_every: room.probe_every,
     };
     let tokens = rank.max_sequences.saturating_add(rank.prefill_tokens);
     let ring = tokens.min(RING);

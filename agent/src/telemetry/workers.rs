@@ -183,6 +183,11 @@ fn counters(workers: &[Seen]) -> Vec<Family> {
             "Rows asked of another replica because their worker was masked.",
             |s| s.counters.redispatched,
         ),
+        (
+            "sluice_hedged_total",
+            "Rows asked of another replica too because their worker was later than four times its siblings.",
+            |s| s.counters.hedged,
+        ),
         ("sluice_late_tokens_total", "Tokens that came below their rank's frontier.", |s| s.counters.late),
         ("sluice_urgent_releases_total", "Queues released because a token had waited too long.", |s| {
             s.counters.urgent

@@ -5,7 +5,7 @@ use sluice_core::counters::Counters;
 use sluice_core::front::FrontCounts;
 
 /// What is counted beside faults.
-const OTHERS: [&str; 36] = [
+const OTHERS: [&str; 37] = [
     "restart",
     "stale incarnation",
     "stale generation",
@@ -24,6 +24,7 @@ const OTHERS: [&str; 36] = [
     "mask",
     "suspicion",
     "re-dispatch",
+    "hedge",
     "redirect",
     "duplicate frame",
     "duplicate return",
@@ -125,6 +126,7 @@ impl Coverage {
             c.masked,
             c.suspected,
             c.redispatched,
+            c.hedged,
             c.redirected,
             c.duplicate_frames,
             c.duplicate_returns,
@@ -167,6 +169,7 @@ impl Coverage {
             (&mut to.masked, c.masked),
             (&mut to.suspected, c.suspected),
             (&mut to.redispatched, c.redispatched),
+            (&mut to.hedged, c.hedged),
         ] {
             *a += b;
         }

@@ -164,7 +164,7 @@ impl Scenario {
         if !operations.is_empty() && r.chance(50) {
             faults.extend((0..r.range(1, 4)).map(|_| (r.below(span), Fault::OldTable)));
         }
-        Self {
+        let mut scenario = Self {
             faults,
             hot: if r.chance(40) { r.range(1, 7) } else { 0 },
             gather: if r.chance(50) { r.range(1, 60) } else { 0 },
@@ -180,7 +180,12 @@ impl Scenario {
             gateways,
             link,
             arrivals,
+        };
+        let probe_every = r.chance(70).then(|| cycle * r.spread(1, 100));
+        for rank in scenario.workers.iter_mut().filter_map(|w| w.rank.as_mut()) {
+            rank.probe_every = probe_every;
         }
+        scenario
     }
 }
 
@@ -293,6 +298,7 @@ fn workers(
         max_sequences: sequences as u32,
         prefill_chunk: chunk as u32,
         prefill_tokens: (chunk * r.range(1, 4)) as u32,
+        probe_every: None,
     };
     let waves = if r.chance(60) { 1 } else { r.range(2, 3) as u8 };
     let waves = fixed.waves.unwrap_or(waves);

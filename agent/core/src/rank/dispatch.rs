@@ -3,6 +3,7 @@
 //! A row needs a landing row at its receiver, the sender's credit. Items without one wait in order; meanwhile the
 //! rank says so, and nobody waits for it. The frontier's marks ride on the batches they describe.
 
+use super::pace::Pace;
 use super::{NONE, Rank};
 use crate::counters::Counters;
 use crate::frame::{Body, Mark, ReturnTo, RowMove, TokenBatch, TokenItem};
@@ -47,6 +48,7 @@ pub(crate) struct Dest {
     /// When it last gave a sign of itself, or got something after it had nothing.
     alive: Nanos,
     doubts: Doubts,
+    pub(super) pace: Pace,
     /// Items that wait for one.
     stalled: VecDeque<Ask>,
     /// Batches decided on, not sent yet.
@@ -103,13 +105,24 @@ impl Doubts {
 impl Dest {
     /// A peer that was just met. It gives no credit yet.
     pub fn meet(&mut self, is_host: bool, classes: usize, now: Nanos) {
-        let doubts = self.doubts;
-        *self = Self { is_host, told: vec![None; classes], alive: now, doubts, ..Self::default() };
+        let (doubts, pace) = (self.doubts, std::mem::take(&mut self.pace));
+        *self = Self { is_host, told: vec![None; classes], alive: now, doubts, pace, ..Self::default() };
     }
 
     /// It is gone.
-    pub fn lose(&mut self) {
-        *self = Self { doubts: self.doubts, ..Self::default() };
+    pub fn lose(&mut self, now: Nanos) {
+        let pace = std::mem::take(&mut self.pace).broken(now);
+        *self = Self { doubts: self.doubts, pace, ..Self::default() };
+    }
+
+    /// It holds nothing, and nothing waits for it.
+    pub fn is_free(&self) -> bool {
+        self.in_use == 0 && self.stalled.is_empty()
+    }
+
+    /// Of the items that wait, some are not to be sent any more.
+    pub fn forget_waiting(&mut self, which: impl Fn(&Ask) -> bool) {
+        self.stalled.retain(|a| !which(a));
     }
 
     /// When it is taken for lost, if it owes something and gives no sign before.
@@ -148,6 +161,7 @@ impl Rank {
         n: &mut Counters,
     ) {
         let k = self.shape.top_k as usize;
+        self.probe(net);
         for &(class, progress) in groups {
             let mut rows = 0;
             for &(id, first) in away {
@@ -171,6 +185,7 @@ impl Rank {
                 }
             }
         }
+        self.probed(net);
         self.flush(net);
     }
 
@@ -253,7 +268,7 @@ impl Rank {
         }
     }
 
-    fn ask_slice(&mut self, ask: &Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
+    pub(super) fn ask_slice(&mut self, ask: &Ask, worker: WorkerId, net: &Net, n: &mut Counters) {
         if worker == self.me {
             self.note_asked(ask, SELF as u32);
             return self.local.push(*ask);
@@ -288,21 +303,28 @@ impl Rank {
     pub fn credited(&mut self, peer: usize, rows: &[u32], net: &mut Net) {
         let Some(d) = self.dests.get_mut(peer) else { return };
         d.credit.extend_from_slice(rows);
+        let mut is_timed = false;
         for row in rows {
             if let Some(true) = d.lent.get_mut(*row as usize).map(std::mem::take) {
                 d.in_use -= 1;
+                is_timed |= d.pace.returned(*row, self.now);
             }
         }
-        if d.stalled.is_empty() {
-            return;
-        }
-        while let Some(&ask) = d.stalled.front() {
-            if !d.ask(&ask, self.routing.generation(ask.block), self.slab.input(ask.token)) {
-                break;
+        if !d.stalled.is_empty() {
+            while let Some(&ask) = d.stalled.front() {
+                // Somebody else may have been asked meanwhile, and have answered.
+                if self.pool.waits_for(ask.back, ask.slice)
+                    && !d.ask(&ask, self.routing.generation(ask.block), self.slab.input(ask.token))
+                {
+                    break;
+                }
+                d.stalled.pop_front();
             }
-            d.stalled.pop_front();
+            self.flush(net);
         }
-        self.flush(net);
+        if is_timed {
+            self.rescale(peer, net);
+        }
     }
 
     /// Items came back unrun from a worker.
@@ -350,7 +372,7 @@ impl Rank {
     /// A choice is asked for anew: what of it still waits to be sent is not wanted any more.
     fn forget_waiting(&mut self, back: ReturnTo) {
         for d in &mut self.dests {
-            d.stalled.retain(|a| a.back != back);
+            d.forget_waiting(|a| a.back == back);
         }
         self.retries.retain(|(_, a)| a.back != back);
     }
@@ -443,6 +465,9 @@ impl Rank {
             let d = &mut self.dests[peer];
             if let Some(b) = d.outbox.last() {
                 d.usual = (b.rows.len(), b.items.len());
+                if let Some(last) = b.rows.last() {
+                    d.pace.sent(last.dst, self.now, self.cycle.value());
+                }
             }
             let new: usize = d.outbox.iter().map(|b| b.rows.len()).sum();
             if new > 0 && new == d.in_use as usize {

@@ -9,6 +9,7 @@ mod admit;
 mod attend;
 mod check;
 mod dispatch;
+mod pace;
 mod peers;
 mod queues;
 mod returns;
@@ -122,10 +123,12 @@ const NONE: u32 = u32::MAX;
 impl Rank {
     pub fn new(config: &WorkerConfig, rank: &RankConfig) -> Self {
         let (shape, slab) = (&config.shape, &config.slab);
+        // A baseline, which waits for every worker.
+        let is_barrier = config.policy == Policy::Sync;
         let classes = config.classes();
         Self {
             me: config.id,
-            config: rank.clone(),
+            config: RankConfig { probe_every: rank.probe_every.filter(|_| !is_barrier), ..rank.clone() },
             shape: shape.clone(),
             slab: *slab,
             kv: KvPool::new(rank.pages, rank.page_size, rank.prefix_reuse),
@@ -134,8 +137,7 @@ impl Rank {
             queues: AttentionQueues::new(shape.blocks(), classes),
             clocks: (0..classes).map(|_| Clock::new(shape.blocks())).collect(),
             cycle: Cycle::new(config.initial_cycle),
-            // The barrier is a baseline: it does not outlive a worker.
-            patience: if config.policy == Policy::Sync { Nanos::MAX } else { config.patience },
+            patience: if is_barrier { Nanos::MAX } else { config.patience },
             sequences: vec![],
             free_handles: vec![],
             by_key: HashMap::new(),
@@ -226,6 +228,6 @@ impl Rank {
         let deadline = self.deadlines.first().map(|(t, _)| *t);
         let waiting = self.waiting.values().filter_map(|b| b.deadline).min();
         let retry = self.retries.iter().map(|(t, _)| *t).min();
-        [deadline, waiting, retry, self.next_overdue()].into_iter().flatten().min()
+        [deadline, waiting, retry, self.next_overdue(), self.next_late()].into_iter().flatten().min()
     }
 }

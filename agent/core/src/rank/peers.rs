@@ -27,16 +27,9 @@ impl Rank {
         if plant::is(Plant::EarlyUnmask) {
             return;
         }
-        d.lose();
+        d.lose(self.now);
         self.routing.reach(worker, false);
-        let lost: Vec<ReturnItem> = self
-            .token_group
-            .iter()
-            .filter(|g| **g != super::NONE)
-            .flat_map(|g| self.pool.missing(*g))
-            .filter(|(back, slice)| self.asked_of[self.part(*back, *slice)] == peer as u32)
-            .map(|(back, slice)| ReturnItem { back, slice })
-            .collect();
+        let lost: Vec<ReturnItem> = self.asked_of_peer(peer).collect();
         let asks: Vec<Ask> = lost.into_iter().filter_map(|item| self.sent_back(item, n)).collect();
         n.redispatched += asks.len() as u64;
         for ask in asks {

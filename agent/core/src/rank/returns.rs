@@ -5,6 +5,7 @@ use super::{Ask, Rank};
 use crate::counters::Counters;
 use crate::frame::{ReturnItem, ReturnTo};
 use crate::ids::{Nanos, Row, Slice};
+use crate::net::SELF;
 use crate::pool::Arrival;
 
 impl Rank {
@@ -16,6 +17,11 @@ impl Rank {
     /// Takes an output. True if its row is wanted.
     #[inline]
     pub fn returned(&mut self, now: Nanos, item: ReturnItem, n: &mut Counters) -> bool {
+        // Asked here too, and the step that runs may be writing that very row.
+        if self.hosting && self.asked_of(item) == Some(SELF as u32) {
+            n.duplicate_returns += 1;
+            return false;
+        }
         match self.pool.arrive(item.back, item.slice) {
             Arrival::Duplicate => {
                 n.duplicate_returns += 1;
@@ -63,15 +69,18 @@ impl Rank {
             n.duplicate_returns += 1;
             return None;
         }
+        let ask = self.ask_of(item);
+        // Given up in the meantime: unrun counts as returned.
+        if ask.is_none() && self.pool.arrive(item.back, item.slice) == Arrival::Abandoned {
+            self.free_abandoned(self.pool.owner(item.back.group));
+        }
+        ask
+    }
+
+    /// What an item that is waited for asked, unless its segment was given up.
+    pub(super) fn ask_of(&self, item: ReturnItem) -> Option<Ask> {
         let token = self.pool.owner(item.back.group);
-        let id = self.token_segment[token as usize];
-        let Some(s) = self.segments.get(id as usize).and_then(Option::as_ref) else {
-            // Given up in the meantime: unrun counts as returned.
-            if self.pool.arrive(item.back, item.slice) == Arrival::Abandoned {
-                self.free_abandoned(token);
-            }
-            return None;
-        };
+        let s = self.segments.get(self.token_segment[token as usize] as usize)?.as_ref()?;
         let at = item.back.group as usize * self.shape.top_k as usize + item.back.k as usize;
         Some(Ask {
             token,
@@ -82,5 +91,23 @@ impl Rank {
             class: s.class,
             progress: s.progress - 1,
         })
+    }
+
+    /// The peer that was asked for an item last.
+    fn asked_of(&self, item: ReturnItem) -> Option<u32> {
+        self.asked_of.get(self.part(item.back, item.slice)).copied()
+    }
+
+    /// Items that a peer sends back unrun, without those that somebody else was asked for meanwhile.
+    pub fn sent_back_by(&mut self, peer: usize, items: &[ReturnItem], n: &mut Counters) -> Vec<Ask> {
+        let mut asks = vec![];
+        for &item in items {
+            if self.asked_of(item) == Some(peer as u32) {
+                asks.extend(self.sent_back(item, n));
+            } else {
+                n.duplicate_returns += 1;
+            }
+        }
+        asks
     }
 }

@@ -20,6 +20,7 @@ mod failure;
 mod hosting;
 mod in_step;
 mod marks;
+mod pace;
 mod prompts;
 mod scheduling;
 mod spans;
@@ -28,6 +29,7 @@ mod waiting;
 const ME: WorkerId = WorkerId(0);
 const CYCLE: Nanos = 1_000 * MICRO;
 const PATIENCE: Nanos = 1000 * CYCLE;
+const PROBE_EVERY: Nanos = 20 * CYCLE;
 
 /// A rank of two dense blocks: all that a token needs is here. Pages of four tokens.
 fn dense() -> WorkerConfig {
@@ -43,6 +45,7 @@ fn dense() -> WorkerConfig {
             max_sequences: 8,
             prefill_chunk: 8,
             prefill_tokens: 16,
+            probe_every: Some(PROBE_EVERY),
         }),
         host: None,
         waves: 2,

@@ -113,6 +113,7 @@ impl Setting {
             max_sequences: own,
             prefill_chunk: 64,
             prefill_tokens: rows,
+            probe_every: None,
         };
         let slab = SlabLayout {
             tokens: if is_rank { rows } else { 0 },
