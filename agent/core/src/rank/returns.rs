@@ -5,7 +5,6 @@ use super::{Ask, Rank};
 use crate::counters::Counters;
 use crate::frame::{ReturnItem, ReturnTo};
 use crate::ids::{Nanos, Row, Slice};
-use crate::net::SELF;
 use crate::pool::Arrival;
 
 impl Rank {
@@ -17,11 +16,6 @@ impl Rank {
     /// Takes an output. True if its row is wanted.
     #[inline]
     pub fn returned(&mut self, now: Nanos, item: ReturnItem, n: &mut Counters) -> bool {
-        // Asked here too, and the step that runs may be writing that very row.
-        if self.hosting && self.asked_of(item) == Some(SELF as u32) {
-            n.duplicate_returns += 1;
-            return false;
-        }
         match self.pool.arrive(item.back, item.slice) {
             Arrival::Duplicate => {
                 n.duplicate_returns += 1;
