@@ -1,7 +1,7 @@
 //! The routing table of one attention rank: for each expert, who holds it, in which slices, and how much each
 //! replica should get.
 
-use crate::ids::{Slice, WorkerId};
+use crate::ids::{Nanos, Slice, Unit, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
 use crate::plant::{self, Plant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +12,42 @@ mod siblings;
 
 use siblings::Siblings;
 
+/// A holder that does not have its unit yet is tried again after at most so many times the first wait.
+const LONGEST_WAIT: u64 = 1 << 10;
+
 /// One holder, with how far behind its planned share it is.
 #[derive(Clone, Debug)]
 struct Holder {
     worker: WorkerId,
     fraction: f32,
     behind: f32,
+    lacks: Lacks,
+}
+
+impl Holder {
+    fn new(worker: WorkerId, fraction: f32) -> Self {
+        Self { worker, fraction, behind: 0.0, lacks: Lacks::default() }
+    }
+}
+
+/// The worker sent a token back: it does not hold the unit, whatever the table says. It may be loading it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lacks {
+    /// It is not asked before, if somebody else serves the unit.
+    until: Nanos,
+    /// For how long that was, the last time.
+    wait: Nanos,
+}
+
+/// Whom to ask for a slice that was asked before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This worker.
+    Worker(WorkerId),
+    /// Nobody but who is not to be asked now.
+    Wait,
+    /// Nobody serves that slice, or others serve the expert in another slicing while its holders lack it.
+    Nobody,
 }
 
 /// Holders that together make the whole expert, all in slices of one width.
@@ -53,6 +83,9 @@ pub struct RoutingTable {
     siblings: Siblings,
     /// How much of its planned fractions a worker gets: 1, unless it is slower than its siblings.
     scales: BTreeMap<WorkerId, f32>,
+    /// From then on no holder lacks anything.
+    lacking: Nanos,
+    now: Nanos,
 }
 
 impl RoutingTable {
@@ -68,7 +101,14 @@ impl RoutingTable {
             only,
             siblings: Siblings::default(),
             scales: BTreeMap::new(),
+            lacking: 0,
+            now: 0,
         }
+    }
+
+    /// The time of what follows.
+    pub fn at(&mut self, now: Nanos) {
+        self.now = now;
     }
 
     /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
@@ -166,74 +206,167 @@ impl RoutingTable {
         self.only.get(block as usize * self.experts as usize + expert as usize).copied().flatten()
     }
 
+    /// A worker sent a token of a unit back. Until `wait` has passed, or the table changes, it is asked for that unit
+    /// only if nobody else serves it; then again, and if it sends that back too, after twice as long.
+    pub fn lacks(&mut self, worker: WorkerId, unit: Unit, wait: Nanos) {
+        let now = self.now;
+        let Some(holder) = self.holders(unit).and_then(|h| h.iter_mut().find(|h| h.worker == worker)) else {
+            return;
+        };
+        // What comes back of several tokens sent together says one thing.
+        if now < holder.lacks.until {
+            return;
+        }
+        let wait = (2 * holder.lacks.wait).clamp(wait, wait.saturating_mul(LONGEST_WAIT));
+        let until = now.saturating_add(wait);
+        holder.lacks = Lacks { until, wait };
+        self.lacking = self.lacking.max(until);
+    }
+
+    /// A worker has a unit now.
+    pub fn has(&mut self, worker: WorkerId, unit: Unit) {
+        for h in self.holders(unit).into_iter().flatten().filter(|h| h.worker == worker) {
+            h.lacks = Lacks::default();
+        }
+    }
+
+    fn holders(&mut self, unit: Unit) -> Option<&mut Vec<Holder>> {
+        let Unit { block, expert, slice } = unit;
+        let slices = slice.count(self.segments);
+        let covers = self.blocks.get_mut(block as usize)?.covers.get_mut(expert as usize)?;
+        covers.iter_mut().find(|c| c.slices == slices)?.of_mut(slice)
+    }
+
     /// Chooses the replicas for one token of an expert: pushes a worker for each slice, and gives the number of
     /// slices; 0 when nobody holds the expert whole.
     pub fn choose(&mut self, block: u16, expert: u16, out: &mut Vec<(Slice, WorkerId)>) -> u8 {
+        let now = self.lack_time();
         let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else { return 0 };
-        let Some(i) = next_cover(covers, &self.scales) else { return 0 };
+        let served = now.filter(|_| covers.iter().any(|c| c.serves(now)));
+        let Some(i) = next(covers, &self.scales, |c| c.serves(served)) else { return 0 };
         let cover = &mut covers[i];
         let width = self.segments / cover.slices;
         for (s, holders) in cover.holders.iter_mut().enumerate() {
-            let Some(h) = next_holder(holders, &self.scales) else { return 0 };
+            let has = next(holders, &self.scales, |h| h.serves(now));
+            let Some(h) = has.or_else(|| next(holders, &self.scales, |_| true)) else { return 0 };
             let lo = s as u8 * width;
             out.push((Slice { lo, hi: lo + width }, holders[h].worker));
         }
         cover.slices
     }
 
-    /// Chooses a replica for one slice of a cover that was chosen before. None if nobody holds that slice now.
-    pub fn choose_slice(&mut self, block: u16, expert: u16, slice: Slice) -> Option<WorkerId> {
-        let slices = slice.count(self.segments);
-        let covers = self.blocks[block as usize].covers.get_mut(expert as usize)?;
-        let cover = covers.iter_mut().find(|c| c.slices == slices)?;
-        let holders = &mut cover.holders[(slice.lo / (slice.hi - slice.lo)) as usize];
-        next_holder(holders, &self.scales).map(|h| holders[h].worker)
-    }
-}
-
-/// Whose turn it is among the holders of one slice.
-fn next_holder(holders: &mut [Holder], scales: &BTreeMap<WorkerId, f32>) -> Option<usize> {
-    let scale = |h: &Holder| h.fraction * scales.get(&h.worker).unwrap_or(&1.0);
-    let scaled = (!scales.is_empty()).then(|| holders.iter().map(scale).sum()).filter(|sum| *sum > 0.0);
-    furthest_behind(holders.iter_mut().map(|h| {
-        let fraction = scaled.map_or(h.fraction, |sum: f32| scale(h) / sum);
-        (fraction, &mut h.behind)
-    }))
-}
-
-/// Which cover's turn it is. One whose slices are held by slow workers gets as much less as its slowest slice.
-fn next_cover(covers: &mut [Cover], scales: &BTreeMap<WorkerId, f32>) -> Option<usize> {
-    let scale = |c: &Cover| {
-        let slice = |all: &Vec<Holder>| -> f32 {
-            all.iter().map(|h| h.fraction * scales.get(&h.worker).unwrap_or(&1.0)).sum()
+    /// Chooses a replica for one slice of a cover that was chosen before, another one than `except`. Without an
+    /// exception, who lacks the unit is asked if nobody else is left.
+    pub fn choose_slice(&mut self, unit: Unit, except: Option<WorkerId>) -> Next {
+        let Unit { block, expert, slice } = unit;
+        let (now, slices) = (self.lack_time(), slice.count(self.segments));
+        let Some(covers) = self.blocks[block as usize].covers.get_mut(expert as usize) else {
+            return Next::Nobody;
         };
-        c.fraction * c.holders.iter().map(slice).fold(1.0, f32::min)
-    };
-    let several = covers.len() > 1 && !scales.is_empty();
-    let scaled = several.then(|| covers.iter().map(scale).sum()).filter(|sum| *sum > 0.0);
-    furthest_behind(covers.iter_mut().map(|c| {
-        let fraction = scaled.map_or(c.fraction, |sum: f32| scale(c) / sum);
-        (fraction, &mut c.behind)
-    }))
-}
-
-/// Everybody earns their fraction; who is furthest behind is chosen and pays one. One candidate needs no books.
-fn furthest_behind<'a>(all: impl ExactSizeIterator<Item = (f32, &'a mut f32)>) -> Option<usize> {
-    let n = all.len();
-    if n <= 1 {
-        return n.checked_sub(1);
-    }
-    let mut best: Option<(usize, &mut f32)> = None;
-    for (i, (fraction, behind)) in all.enumerate() {
-        *behind += fraction;
-        if best.as_ref().is_none_or(|b| *behind > *b.1) {
-            best = Some((i, behind));
+        let others = now.is_some() && covers.iter().any(|c| c.slices != slices && c.serves(now));
+        let cover = covers.iter_mut().find(|c| c.slices == slices);
+        let Some(holders) = cover.and_then(|c| c.of_mut(slice)) else { return Next::Nobody };
+        let has = next(holders, &self.scales, |h| Some(h.worker) != except && h.serves(now));
+        match has
+            .or_else(|| if others || except.is_some() { None } else { next(holders, &self.scales, |_| true) })
+        {
+            Some(h) => Next::Worker(holders[h].worker),
+            None if others => Next::Nobody,
+            None => Next::Wait,
         }
     }
-    best.map(|(i, behind)| {
-        *behind -= 1.0;
-        i
-    })
+
+    /// The time, if somebody lacks something now.
+    fn lack_time(&self) -> Option<Nanos> {
+        Some(self.now).filter(|now| *now < self.lacking)
+    }
+}
+
+impl Holder {
+    /// It has the unit, as far as is known. `now` only if somebody lacks something.
+    fn serves(&self, now: Option<Nanos>) -> bool {
+        now.is_none_or(|now| self.lacks.until <= now)
+    }
+}
+
+impl Cover {
+    /// The holders of a slice of its width.
+    fn of_mut(&mut self, slice: Slice) -> Option<&mut Vec<Holder>> {
+        self.holders.get_mut((slice.lo / (slice.hi - slice.lo)) as usize)
+    }
+
+    /// Each slice has a holder that has it.
+    fn serves(&self, now: Option<Nanos>) -> bool {
+        self.holders.iter().all(|slice| slice.iter().any(|h| h.serves(now)))
+    }
+}
+
+/// Something that takes turns by its planned part.
+trait Turn {
+    fn planned(&self) -> f32;
+    /// The same, with workers that are slower than their siblings scaled down.
+    fn scaled(&self, scales: &BTreeMap<WorkerId, f32>) -> f32;
+    fn behind(&mut self) -> &mut f32;
+}
+
+impl Turn for Holder {
+    fn planned(&self) -> f32 {
+        self.fraction
+    }
+
+    fn scaled(&self, scales: &BTreeMap<WorkerId, f32>) -> f32 {
+        self.fraction * scales.get(&self.worker).unwrap_or(&1.0)
+    }
+
+    fn behind(&mut self) -> &mut f32 {
+        &mut self.behind
+    }
+}
+
+impl Turn for Cover {
+    fn planned(&self) -> f32 {
+        self.fraction
+    }
+
+    /// As much less as its slowest slice.
+    fn scaled(&self, scales: &BTreeMap<WorkerId, f32>) -> f32 {
+        let slice = |all: &Vec<Holder>| all.iter().map(|h| h.scaled(scales)).sum();
+        self.fraction * self.holders.iter().map(slice).fold(1.0, f32::min)
+    }
+
+    fn behind(&mut self) -> &mut f32 {
+        &mut self.behind
+    }
+}
+
+/// Whose turn it is of those that may be chosen. They earn what they are to get, and who is furthest behind is chosen
+/// and pays one. One candidate needs no books.
+fn next<T: Turn>(all: &mut [T], scales: &BTreeMap<WorkerId, f32>, may: impl Fn(&T) -> bool) -> Option<usize> {
+    if all.len() <= 1 {
+        return all.iter().position(may);
+    }
+    let count = all.iter().filter(|t| may(t)).count();
+    let sum = |part: &dyn Fn(&T) -> f32| -> Option<f32> {
+        Some(all.iter().filter(|t| may(t)).map(part).sum()).filter(|sum| *sum > 0.0)
+    };
+    let scaled = if scales.is_empty() { None } else { sum(&|t| t.scaled(scales)) };
+    let planned = if count == all.len() { Some(1.0) } else { sum(&T::planned) };
+    let mut best: Option<(usize, f32)> = None;
+    for (i, t) in all.iter_mut().enumerate().filter(|(_, t)| may(t)) {
+        let part = match (scaled, planned) {
+            (Some(sum), _) => t.scaled(scales) / sum,
+            (None, Some(sum)) => t.planned() / sum,
+            (None, None) => 1.0 / count as f32,
+        };
+        let behind = t.behind();
+        *behind += part;
+        if best.is_none_or(|(_, most)| *behind > most) {
+            best = Some((i, *behind));
+        }
+    }
+    let (i, _) = best?;
+    *all[i].behind() -= 1.0;
+    Some(i)
 }
 
 /// The rows of each (block, expert) of some blocks whose workers can be reached, in their order.
@@ -270,11 +403,7 @@ fn covers(rows: &[&Replica], segments: u8) -> Vec<Cover> {
                         && states.contains(&r.state)
                     {
                         let i = (u.slice.lo / (u.slice.hi - u.slice.lo)) as usize;
-                        holders[i].push(Holder {
-                            worker: r.worker,
-                            fraction: r.fraction.max(0.0),
-                            behind: 0.0,
-                        });
+                        holders[i].push(Holder::new(r.worker, r.fraction.max(0.0)));
                     }
                 }
                 if holders.iter().any(Vec::is_empty) {
@@ -345,6 +474,15 @@ mod tests {
         all
     }
 
+    /// Who is asked for a slice of the only expert.
+    fn slice(t: &mut RoutingTable, slice: Slice) -> Option<WorkerId> {
+        match t.choose_slice(Unit { block: 0, expert: 0, slice }, None) {
+            Next::Worker(worker) => Some(worker),
+            Next::Wait => panic!("nobody is to be left out"),
+            Next::Nobody => None,
+        }
+    }
+
     use ReplicaState::{Active, Draining, Joining};
 
     #[test]
@@ -405,7 +543,7 @@ mod tests {
         );
         assert!(draw(&mut t, 20).iter().all(|x| x[0].1 == WorkerId(3)));
         assert_eq!(t.sole_holder(0), Some(WorkerId(3)));
-        assert_eq!(t.choose_slice(0, 0, a), None);
+        assert_eq!(slice(&mut t, a), None);
     }
 
     #[test]
@@ -463,8 +601,8 @@ mod tests {
         assert_eq!(drawn.iter().filter(|d| **d == halves).count(), 30, "three of four");
         assert_eq!(drawn.iter().filter(|d| **d == [(Slice::whole(4), WorkerId(1))]).count(), 10);
         assert_eq!(t.only_holder(0, 0), None);
-        assert_eq!([low, high].map(|s| t.choose_slice(0, 0, s)), [Some(WorkerId(2)), Some(WorkerId(3))]);
-        assert_eq!(t.choose_slice(0, 0, Slice { lo: 0, hi: 1 }), None);
+        assert_eq!([low, high].map(|s| slice(&mut t, s)), [Some(WorkerId(2)), Some(WorkerId(3))]);
+        assert_eq!(slice(&mut t, Slice { lo: 0, hi: 1 }), None);
     }
 
     #[test]
@@ -495,11 +633,65 @@ mod tests {
         t.scale(WorkerId(1), 0.0);
         assert_eq!(count(&mut t, 30), [0, 15, 15]);
         t.scale(WorkerId(2), 0.0);
-        assert_eq!(t.choose_slice(0, 0, Slice::whole(1)), Some(WorkerId(3)));
+        assert_eq!(slice(&mut t, Slice::whole(1)), Some(WorkerId(3)));
         t.scale(WorkerId(3), 0.0);
         assert_eq!(count(&mut t, 40)[0], 20, "somebody has to");
         [1, 2, 3].into_iter().for_each(|w| t.scale(WorkerId(w), 1.0));
         assert_eq!(count(&mut t, 40), [20, 10, 10]);
+    }
+
+    #[test]
+    fn who_lacks_a_unit_gets_none_of_it_for_a_time_that_doubles() {
+        let mut t = reached(1, 1, 1);
+        let of = |generation, rows: &[(u32, f32)]| {
+            table(generation, rows.iter().map(|&(w, f)| replica(w, 0, 0, 1, Active, f)).collect())
+        };
+        assert!(t.update(&of(1, &[(1, 0.5), (2, 0.5), (3, 0.0)])));
+        let whole = Unit { block: 0, expert: 0, slice: Slice::whole(1) };
+        let count = |t: &mut RoutingTable| {
+            let drawn = draw(t, 20);
+            [1, 2, 3].map(|w| drawn.iter().filter(|d| d[0].1 == WorkerId(w)).count())
+        };
+        let mut now = 0;
+        for wait in [10, 20, 40] {
+            t.lacks(WorkerId(1), whole, 10);
+            t.lacks(WorkerId(1), whole, 10);
+            t.at(now + wait - 1);
+            assert_eq!(count(&mut t), [0, 20, 0], "{wait}");
+            assert_eq!(t.choose_slice(whole, Some(WorkerId(2))), Next::Worker(WorkerId(3)));
+            now += wait;
+            t.at(now);
+            let [a, b, _] = count(&mut t);
+            assert!(a.abs_diff(b) <= 2, "and then its part, not what it has missed: {a} {b}");
+        }
+        t.lacks(WorkerId(1), whole, 10);
+        t.lacks(WorkerId(2), whole, 10);
+        assert_eq!(count(&mut t), [0, 0, 20], "planned or not");
+        t.has(WorkerId(2), whole);
+        assert_eq!(count(&mut t)[1], 20);
+        assert!(t.update(&of(2, &[(1, 0.5), (2, 0.5)])));
+        assert_eq!(count(&mut t), [10, 10, 0], "the table says so anew");
+        [1, 2].into_iter().for_each(|w| t.lacks(WorkerId(w), whole, 10));
+        assert_eq!(count(&mut t), [10, 10, 0], "somebody has to");
+        assert_eq!(t.choose_slice(whole, Some(WorkerId(1))), Next::Wait);
+        assert!(matches!(t.choose_slice(whole, None), Next::Worker(_)));
+    }
+
+    #[test]
+    fn an_expert_is_asked_in_another_slicing_while_a_slice_of_one_is_lacking() {
+        let mut t = reached(1, 1, 2);
+        let [a, b] = [0, 1].map(|lo| Unit { block: 0, expert: 0, slice: Slice { lo, hi: lo + 1 } });
+        let rows = [(1, 0, 1), (2, 1, 2), (3, 0, 2)].map(|(w, lo, hi)| replica(w, 0, lo, hi, Active, 1.0));
+        assert!(t.update(&table(1, rows.to_vec())));
+        t.lacks(WorkerId(2), b, 10);
+        assert!(draw(&mut t, 20).iter().all(|d| d[..] == [(Slice::whole(2), WorkerId(3))]));
+        assert_eq!(t.choose_slice(a, None), Next::Worker(WorkerId(1)), "the other half is there");
+        assert_eq!(t.choose_slice(b, Some(WorkerId(2))), Next::Nobody);
+        assert_eq!(t.choose_slice(b, None), Next::Nobody);
+        t.lacks(WorkerId(3), Unit { slice: Slice::whole(2), ..a }, 10);
+        assert_eq!(t.choose_slice(b, Some(WorkerId(2))), Next::Wait);
+        assert_eq!(t.choose_slice(b, None), Next::Worker(WorkerId(2)));
+        assert_eq!(draw(&mut t, 20).iter().filter(|d| d.len() == 2).count(), 10);
     }
 
     #[test]
@@ -530,7 +722,7 @@ mod tests {
         assert!(t.reach(WorkerId(2), false) && !t.reach(WorkerId(2), false));
         assert!(draw(&mut t, 9).iter().all(|x| x[..] == [(a, WorkerId(1)), (b, WorkerId(4))]));
         assert!(t.reach(WorkerId(1), false));
-        assert_eq!(t.choose_slice(0, 0, a), None, "a half of it is nowhere");
+        assert_eq!(slice(&mut t, a), None, "a half of it is nowhere");
         assert_eq!(draw(&mut t, 1)[0], [(Slice::whole(4), WorkerId(3))]);
         assert_eq!((t.only_holder(0, 0), t.sole_holder(0)), (Some(WorkerId(3)), Some(WorkerId(3))));
         assert!(t.reach(WorkerId(3), false) && draw(&mut t, 1)[0].is_empty());

@@ -186,6 +186,9 @@ impl Worker {
                 if let Some(host) = &mut self.host {
                     host.loaded(now, self.config.id, (slot, unit), ok, &mut net.out);
                 }
+                if let Some(rank) = self.rank.as_mut().filter(|_| ok) {
+                    rank.routing.has(self.config.id, unit);
+                }
             }
             Event::Tick => {}
             Event::Drain { hand_back } => {
@@ -257,6 +260,7 @@ impl Worker {
     fn begin(&mut self, now: Nanos) {
         if let Some(r) = &mut self.rank {
             r.now = now;
+            r.routing.at(now);
         }
     }
 
@@ -422,21 +426,24 @@ impl Worker {
         self.wake = Some(self.wake.map_or(at, |w| w.min(at)));
     }
 
-    /// Items for units held here need no transport.
+    /// Items for units held here need no transport. Those for units that are not go elsewhere, in another slicing
+    /// perhaps, of which a part is here again.
     fn deliver_local(&mut self, now: Nanos) {
         let Some(r) = &mut self.rank else { return };
-        let mut asks = std::mem::take(&mut r.local);
-        for ask in asks.drain(..) {
-            let src = r.slab.input(ask.token);
-            let back = match &mut self.host {
-                Some(h) => h.receive_local(now, ask, src),
-                None => Err(ask),
-            };
-            if let Err(ask) = back {
-                self.counters.redirected += 1;
-                r.postpone(ask);
+        while !r.local.is_empty() {
+            let (mut asks, mut strange) = (std::mem::take(&mut r.local), vec![]);
+            for ask in asks.drain(..) {
+                let src = r.slab.input(ask.token);
+                let back = match &mut self.host {
+                    Some(h) => h.receive_local(now, ask, src),
+                    None => Err(ask),
+                };
+                strange.extend(back.err());
+            }
+            r.local = asks;
+            if !strange.is_empty() {
+                r.redirected(strange, self.config.id, &mut self.net, &mut self.counters);
             }
         }
-        r.local = asks;
     }
 }

@@ -8,10 +8,11 @@ use super::{NONE, Rank};
 use crate::counters::Counters;
 use crate::frame::{Body, Mark, ReturnTo, RowMove, TokenBatch, TokenItem};
 use crate::host::Host;
-use crate::ids::{Class, IDLE, Nanos, Progress, Slice, WorkerId};
+use crate::ids::{Class, IDLE, Nanos, Progress, Slice, Unit, WorkerId};
 use crate::net::{Net, SELF};
 use crate::plant::{self, Plant};
 use crate::pool::Arrival;
+use crate::routing::Next;
 use std::collections::VecDeque;
 
 /// One slice of one expert, asked for one token.
@@ -24,6 +25,12 @@ pub(crate) struct Ask {
     pub expert: u16,
     pub class: u8,
     pub progress: Progress,
+}
+
+impl Ask {
+    pub fn unit(&self) -> Unit {
+        Unit { block: self.block, expert: self.expert, slice: self.slice }
+    }
 }
 
 /// What all items of a batch have in common.
@@ -327,8 +334,12 @@ impl Rank {
         }
     }
 
-    /// Items came back unrun from a worker.
+    /// Items came back unrun from a worker: it lacks their units, which somebody else may hold.
     pub fn redirected(&mut self, asks: Vec<Ask>, from: WorkerId, net: &mut Net, n: &mut Counters) {
+        let cycle = self.cycle.value();
+        for ask in &asks {
+            self.routing.lacks(from, ask.unit(), cycle);
+        }
         for ask in asks {
             n.redirected += 1;
             self.ask_again(ask, Some(from), net, n);
@@ -344,7 +355,8 @@ impl Rank {
 
     /// Asks for a slice again under the present table: that slice alone if it is still served, else the whole choice
     /// under another slicing, which discards what had come. A worker that has just sent the item back is older than
-    /// this table: it will hold the unit soon, or the table will say otherwise. So the item waits a cycle.
+    /// this table: it will hold the unit soon, or the table will say otherwise. Another one is asked, and without one
+    /// the item waits a cycle.
     pub(super) fn ask_again(&mut self, ask: Ask, from: Option<WorkerId>, net: &Net, n: &mut Counters) {
         if !self.pool.waits_for(ask.back, ask.slice) {
             return;
@@ -353,16 +365,17 @@ impl Rank {
         if asked != 0 && asked != ask.slice.count(self.shape.segments) {
             return;
         }
-        match self.routing.choose_slice(ask.block, ask.expert, ask.slice) {
-            Some(worker) if asked != 0 && Some(worker) == from => self.postpone(ask),
-            Some(worker) if asked != 0 => self.ask_slice(&ask, worker, net, n),
+        let next = if asked == 0 { Next::Nobody } else { self.routing.choose_slice(ask.unit(), from) };
+        match next {
+            Next::Worker(worker) => self.ask_slice(&ask, worker, net, n),
+            Next::Wait => self.postpone(ask),
             // Another slicing: a step that runs here may still write the rows of the one before.
-            _ if self.hosting => {
+            Next::Nobody if self.hosting => {
                 self.forget_waiting(ask.back);
                 self.orphan(Ask { slice: Slice::whole(self.shape.segments), ..ask }, n);
                 self.reslices = true;
             }
-            _ => {
+            Next::Nobody => {
                 self.forget_waiting(ask.back);
                 self.ask_expert(Ask { slice: Slice::whole(self.shape.segments), ..ask }, net, n);
             }

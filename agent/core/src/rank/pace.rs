@@ -11,6 +11,7 @@ use crate::frame::ReturnItem;
 use crate::ids::{Nanos, WorkerId};
 use crate::median::Median;
 use crate::net::{Net, SELF};
+use crate::routing::Next;
 use std::collections::HashSet;
 
 /// Up to so many times its siblings' time is no reason to send a worker less.
@@ -168,8 +169,9 @@ impl Rank {
     fn ask_siblings(&mut self, peer: usize, worker: WorkerId, net: &mut Net, n: &mut Counters) {
         let mut items: Vec<Ask> = self.asked_of_peer(peer).filter_map(|item| self.ask_of(item)).collect();
         items.retain(|ask| {
-            let sibling = self.routing.choose_slice(ask.block, ask.expert, ask.slice);
-            let Some(sibling) = sibling.filter(|w| *w != worker) else { return false };
+            let Next::Worker(sibling) = self.routing.choose_slice(ask.unit(), Some(worker)) else {
+                return false;
+            };
             n.hedged += 1;
             self.ask_slice(ask, sibling, net, n);
             true

@@ -48,8 +48,7 @@ mod tests {
     #[test]
     fn who_shares_a_unit_is_a_sibling() {
         let unit = |workers: &[u32]| -> Vec<Holder> {
-            let holder = |w: &u32| Holder { worker: WorkerId(*w), fraction: 1.0, behind: 0.0 };
-            workers.iter().map(holder).collect()
+            workers.iter().map(|w| Holder::new(WorkerId(*w), 1.0)).collect()
         };
         let units = [unit(&[1, 2]), unit(&[5]), unit(&[200, 2]), unit(&[3, 4, 1])];
         let siblings = Siblings::of(units.iter().map(Vec::as_slice));

@@ -198,6 +198,49 @@ fn a_worker_that_sends_back_what_this_table_gives_it_is_asked_again_in_a_cycle()
 }
 
 #[test]
+fn what_a_worker_lacks_is_asked_of_its_sibling_until_it_is_time_to_see_whether_it_still_does() {
+    let mut b = Bench::new(asking());
+    let mut peers = [A, B].map(|w| b.meet(w, false, Some(32)));
+    b.place(1, [all_at(A), all_at(B)].concat());
+    b.worker.config.max_step_rows = 1;
+    (1..=8).for_each(|r| drop(b.bind(bind(r, 1, 2))));
+    let asked = |actions: &[Action], w| -> Vec<ReturnItem> {
+        batches(actions).iter().filter(|t| t.0 == WorkerId(w)).flat_map(|t| items(t.1)).collect()
+    };
+    let first = [b.done(), b.done()].concat();
+    let (of_a, of_b) = (asked(&first, A), asked(&first, B));
+    assert_eq!((of_a.len(), of_b.len()), (2, 2));
+    let again = b.hear(&mut peers[0], redirect(of_a.clone(), None));
+    assert_eq!(asked(&again, B), of_a, "at once");
+    let both = [b.done(), b.done()].concat();
+    assert_eq!((asked(&both, A).len(), asked(&both, B).len()), (0, 4), "nor does anything new go there");
+    b.now += CYCLE;
+    let both = [b.done(), b.done()].concat();
+    assert_eq!((asked(&both, A).len(), asked(&both, B).len()), (2, 2));
+    let again = b.hear(&mut peers[0], redirect(asked(&both, A), None));
+    assert_eq!(asked(&again, B), asked(&both, A));
+    b.now += CYCLE;
+    let both = [b.done(), b.done()].concat();
+    assert_eq!(asked(&both, A).len(), 0, "twice as long");
+    assert_eq!(b.worker.counters().redirected, 4);
+}
+
+#[test]
+fn a_unit_that_is_to_be_here_is_asked_of_its_sibling_until_it_is_loaded() {
+    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
+    b.meet(B, false, Some(8));
+    let asked = b.place(1, [all_at(ME.0), all_at(B)].concat());
+    b.bind(bind(1, 2, 2));
+    let actions = b.done();
+    let all: usize = batches(&actions).iter().map(|t| t.1.items.len()).sum();
+    assert_eq!((all, b.worker.counters().redirected), (4, 2));
+    b.load(&asked);
+    b.bind(bind(2, 2, 2));
+    b.done();
+    assert_eq!((b.experts().items.len(), b.worker.counters().redirected), (1, 2), "at once");
+}
+
+#[test]
 fn a_redirect_brings_the_newer_table_and_the_item_goes_on_at_once() {
     let (mut b, mut host) = beside(asking(), 8);
     b.meet(B, false, Some(8));
