@@ -147,7 +147,7 @@ impl TokenPool {
         let at = back.group as usize * self.top_k + back.k as usize;
         let Some(g) = self.groups.get(back.group as usize) else { return false };
         let sound = slice.lo < slice.hi && slice.hi <= self.segments && (back.k as usize) < self.top_k;
-        sound && g.open && g.tag == back.tag && self.covered[at] & slice.mask() == 0
+        sound && g.open && g.missing > 0 && g.tag == back.tag && self.covered[at] & slice.mask() == 0
     }
 
     /// Whether an output would be taken: as [`Self::waits_for`], under the slicing that was asked last.
@@ -267,6 +267,15 @@ mod tests {
         assert_eq!(p.arrive(back(g, t, 1), Slice::whole(1)), Arrival::Abandoned);
         assert_eq!(p.used(), 0);
         assert!(p.open(1).is_some());
+    }
+
+    #[test]
+    fn a_group_that_was_not_begun_waits_for_nothing() {
+        let mut p = TokenPool::new(1, 1, 1);
+        let g = p.open(0).unwrap();
+        assert!(!p.waits_for(back(g, 0, 0), Slice::whole(1)));
+        let t = p.begin(g);
+        assert!(p.waits_for(back(g, t, 0), Slice::whole(1)));
     }
 
     #[test]

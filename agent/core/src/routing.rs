@@ -1,7 +1,7 @@
 //! The routing table of one attention rank: for each expert, who holds it, in which slices, and how much each
 //! replica should get.
 
-use crate::ids::{Nanos, Slice, Unit, WorkerId};
+use crate::ids::{Nanos, SECOND, Slice, Unit, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
 use crate::plant::{self, Plant};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +39,10 @@ struct Lacks {
     wait: Nanos,
 }
 
+/// What a peer has said of the placement counts for so long if the own table does not come to say it too: by then the
+/// peer was wrong, or says it again.
+const HEARSAY: Nanos = 10 * SECOND;
+
 /// Whom to ask for a slice that was asked before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -62,11 +66,21 @@ struct Cover {
 
 #[derive(Clone, Debug, Default)]
 struct Block {
-    table: Option<Arc<PlacementSlice>>,
+    /// What the own table says.
+    own: Option<Arc<PlacementSlice>>,
+    /// What a peer says, which is newer.
+    heard: Option<Arc<PlacementSlice>>,
     /// Per expert.
     covers: Vec<Vec<Cover>>,
     /// All experts are held by this worker alone.
     sole: Option<WorkerId>,
+}
+
+impl Block {
+    /// What counts.
+    fn table(&self) -> Option<&Arc<PlacementSlice>> {
+        self.heard.as_ref().or(self.own.as_ref())
+    }
 }
 
 /// Who holds which expert, as this rank knows it.
@@ -85,6 +99,8 @@ pub struct RoutingTable {
     scales: BTreeMap<WorkerId, f32>,
     /// From then on no holder lacks anything.
     lacking: Nanos,
+    /// Until when peers are believed.
+    hearsay: Option<Nanos>,
     now: Nanos,
 }
 
@@ -102,6 +118,7 @@ impl RoutingTable {
             siblings: Siblings::default(),
             scales: BTreeMap::new(),
             lacking: 0,
+            hearsay: None,
             now: 0,
         }
     }
@@ -111,19 +128,57 @@ impl RoutingTable {
         self.now = now;
     }
 
-    /// Takes a slice of the placement. False if the blocks are known in this generation or a newer one.
+    /// Takes a slice of the own table. False if the blocks are known in this generation or a newer one.
     pub fn update(&mut self, slice: &Arc<PlacementSlice>) -> bool {
-        let blocks = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
-        let newer = |b: &u16| {
-            let known = self.blocks[*b as usize].table.as_ref();
+        let older = |known: Option<&Arc<PlacementSlice>>| {
             known.is_none_or(|t| t.generation < slice.generation) || plant::is(Plant::StaleGeneration)
         };
-        let fresh: Vec<u16> = blocks.filter(newer).collect();
-        for b in &fresh {
-            self.blocks[*b as usize].table = Some(Arc::clone(slice));
+        let mut fresh = vec![];
+        for b in slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16) {
+            let block = &mut self.blocks[b as usize];
+            if !older(block.own.as_ref()) {
+                continue;
+            }
+            block.own = Some(Arc::clone(slice));
+            if block.heard.take_if(|h| h.generation <= slice.generation).is_some() || block.heard.is_none() {
+                fresh.push(b);
+            }
         }
         self.rebuild(slice, &fresh);
         !fresh.is_empty()
+    }
+
+    /// Takes a slice that a peer has sent. It counts for blocks that the own table has in an older generation, until
+    /// that catches up, or does not for too long. False if there are none.
+    pub fn hear(&mut self, slice: &Arc<PlacementSlice>) -> bool {
+        let blocks = slice.blocks.start..slice.blocks.end.min(self.blocks.len() as u16);
+        let older = |t: &Arc<PlacementSlice>| t.generation < slice.generation;
+        let newer = |b: &u16| self.blocks[*b as usize].table().is_some_and(older);
+        let fresh: Vec<u16> = blocks.filter(newer).collect();
+        for b in &fresh {
+            self.blocks[*b as usize].heard = Some(Arc::clone(slice));
+        }
+        if !fresh.is_empty() {
+            self.hearsay = Some(self.now.saturating_add(HEARSAY));
+        }
+        self.rebuild(slice, &fresh);
+        !fresh.is_empty()
+    }
+
+    /// When the own table counts again, whatever peers have said.
+    pub fn hearsay(&self) -> Option<Nanos> {
+        self.hearsay
+    }
+
+    /// The own table counts again, if it is time. True if it says anything else.
+    pub fn doubt(&mut self) -> bool {
+        if self.hearsay.take_if(|at| *at <= self.now).is_none() {
+            return false;
+        }
+        let all = 0..self.blocks.len() as u16;
+        let changed: Vec<u16> = all.filter(|b| self.blocks[*b as usize].heard.take().is_some()).collect();
+        self.rebuild_all(&changed);
+        !changed.is_empty()
     }
 
     /// A worker can be reached, or not any more. True if that says something new of any expert.
@@ -132,21 +187,34 @@ impl RoutingTable {
         if !new {
             return false;
         }
+        let mut seen: Vec<(&Arc<PlacementSlice>, bool)> = vec![];
+        let names = |b: &u16| {
+            let Some(table) = self.blocks[*b as usize].table() else { return false };
+            if let Some((_, names)) = seen.iter().find(|(slice, _)| Arc::ptr_eq(slice, table)) {
+                return *names;
+            }
+            let names = table.replicas.iter().any(|r| r.worker == worker);
+            seen.push((table, names));
+            names
+        };
+        let changed: Vec<u16> = (0..self.blocks.len() as u16).filter(names).collect();
+        self.rebuild_all(&changed);
+        !changed.is_empty()
+    }
+
+    /// Sums up some blocks anew, each by the slice that counts for it.
+    fn rebuild_all(&mut self, blocks: &[u16]) {
         let mut slices: Vec<(Arc<PlacementSlice>, Vec<u16>)> = vec![];
-        for (b, block) in self.blocks.iter().enumerate() {
-            let Some(table) = &block.table else { continue };
+        for &b in blocks {
+            let Some(table) = self.blocks[b as usize].table() else { continue };
             match slices.iter_mut().find(|(slice, _)| Arc::ptr_eq(slice, table)) {
-                Some((_, blocks)) => blocks.push(b as u16),
-                None if table.replicas.iter().any(|r| r.worker == worker) => {
-                    slices.push((Arc::clone(table), vec![b as u16]));
-                }
-                None => {}
+                Some((_, of)) => of.push(b),
+                None => slices.push((Arc::clone(table), vec![b])),
             }
         }
         for (slice, blocks) in &slices {
             self.rebuild(slice, blocks);
         }
-        !slices.is_empty()
     }
 
     /// Sums up anew who holds the experts of some blocks of a slice.
@@ -189,7 +257,7 @@ impl RoutingTable {
 
     /// The generation of a block's rows; 0 when nothing is known.
     pub fn generation(&self, block: u16) -> u64 {
-        self.blocks[block as usize].table.as_ref().map_or(0, |t| t.generation)
+        self.blocks[block as usize].table().map_or(0, |t| t.generation)
     }
 
     /// The worker that alone holds all experts of a block.
@@ -522,6 +590,31 @@ mod tests {
         assert!(!t.update(&table(5, vec![])));
         assert!(!t.update(&table(4, vec![])));
         assert_eq!((t.generation(0), draw(&mut t, 1)[0][0].1), (5, WorkerId(1)));
+    }
+
+    #[test]
+    fn what_a_peer_says_counts_until_the_own_table_catches_up_or_does_not() {
+        let by = |generation, worker| table(generation, vec![replica(worker, 0, 0, 1, Active, 1.0)]);
+        let mut t = reached(1, 1, 1);
+        assert!(!t.hear(&by(9, 1)), "it is newer than something");
+        assert!(t.update(&by(5, 1)) && !t.hear(&by(5, 2)));
+        assert!(t.hear(&by(7, 2)) && !t.hear(&by(7, 3)));
+        assert_eq!(
+            (t.generation(0), t.only_holder(0, 0), t.hearsay()),
+            (7, Some(WorkerId(2)), Some(HEARSAY))
+        );
+        assert!(!t.update(&by(6, 3)), "the own table is on its way");
+        assert_eq!(t.only_holder(0, 0), Some(WorkerId(2)));
+        assert!(t.update(&by(7, 4)), "the own table is right");
+        assert_eq!(t.only_holder(0, 0), Some(WorkerId(4)));
+        t.at(HEARSAY - 1);
+        assert!(t.hear(&by(u64::MAX, 2)) && !t.update(&by(8, 5)) && !t.doubt());
+        assert_eq!(t.only_holder(0, 0), Some(WorkerId(2)));
+        t.at(2 * HEARSAY - 2);
+        assert!(!t.doubt());
+        t.at(2 * HEARSAY - 1);
+        assert!(t.doubt() && !t.doubt());
+        assert_eq!((t.generation(0), t.only_holder(0, 0), t.hearsay()), (8, Some(WorkerId(5)), None));
     }
 
     #[test]

@@ -321,11 +321,14 @@ impl Worker {
     }
 
     fn redirected(&mut self, peer: usize, redirect: &Redirect) {
-        let Some(rank) = &mut self.rank else { return };
         let (net, n) = (&mut self.net, &mut self.counters);
+        let Some(rank) = self.rank.as_mut().filter(|r| r.dests.get(peer).is_some_and(|d| d.is_host)) else {
+            n.bad_frames += 1;
+            return;
+        };
         rank.credited(peer, &redirect.freed, net);
         if let Some(slice) = &redirect.slice
-            && rank.routing.update(slice)
+            && rank.routing.hear(slice)
         {
             rank.retry(true, net, n);
         }
@@ -396,7 +399,8 @@ impl Worker {
         }
         if let Some(r) = &mut self.rank {
             let (net, n) = (&mut self.net, &mut self.counters);
-            r.retry(false, net, n);
+            let changed = r.routing.doubt();
+            r.retry(changed, net, n);
             r.hedge(net, n);
             r.pump(now, &mut net.out, n);
             self.deliver_local(now);

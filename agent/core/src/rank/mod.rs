@@ -228,6 +228,7 @@ impl Rank {
         let deadline = self.deadlines.first().map(|(t, _)| *t);
         let waiting = self.waiting.values().filter_map(|b| b.deadline).min();
         let retry = self.retries.iter().map(|(t, _)| *t).min();
-        [deadline, waiting, retry, self.next_overdue(), self.next_late()].into_iter().flatten().min()
+        let doubt = self.routing.hearsay();
+        [deadline, waiting, retry, doubt, self.next_overdue(), self.next_late()].into_iter().flatten().min()
     }
 }

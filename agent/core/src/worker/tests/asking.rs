@@ -255,6 +255,37 @@ fn a_redirect_brings_the_newer_table_and_the_item_goes_on_at_once() {
 }
 
 #[test]
+fn a_table_that_nobody_else_knows_does_not_count_for_ever() {
+    let (mut b, mut host) = beside(asking(), 8);
+    let mut rank = b.meet(B, true, None);
+    b.bind(bind(1, 1, 2));
+    let actions = b.done();
+    let back = items(batches(&actions)[0].1);
+    let wrong = || Some(Arc::new(PlacementSlice { blocks: 0..2, generation: u64::MAX, replicas: vec![] }));
+    b.hear(&mut rank, redirect(back.clone(), wrong()));
+    assert_eq!((b.worker.counters().bad_frames, b.worker.counters().redirected), (1, 0), "it holds nothing");
+    let all = Redirect { items: back.clone(), freed: vec![0], slice: wrong() };
+    assert!(batches(&b.hear(&mut host, Body::Redirect(all))).is_empty());
+    b.place(2, all_at(A));
+    assert_eq!((b.worker.counters().bad_frames, b.worker.pressure(0).orphans), (1, 2));
+    b.now = 10 * SECOND;
+    assert_eq!(b.worker.wake(), Some(b.now));
+    let actions = b.handle(Event::Tick);
+    let [(to, batch)] = batches(&actions)[..] else { panic!("{actions:?}") };
+    assert_eq!((to, items(batch), batch.generation), (host.id, back, 2));
+}
+
+#[test]
+fn what_is_sent_back_of_a_token_that_was_not_sent_is_passed_over() {
+    let (mut b, mut host) = beside(asking(), 8);
+    b.bind(bind(1, 2, 2));
+    let item = |(group, k)| ReturnItem { back: ReturnTo { group, tag: 0, k }, slice: Slice::whole(2) };
+    let all: Vec<_> = (0..32).flat_map(|group| [(group, 0), (group, 1), (group, 2)]).map(item).collect();
+    assert!(b.hear(&mut host, redirect(all, None)).is_empty());
+    assert_eq!(batches(&b.done())[0].1.items.len(), 4);
+}
+
+#[test]
 fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_and_gives_credit() {
     let mut b = Bench::new(asking());
     b.place(1, all_at(A));
