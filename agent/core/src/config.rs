@@ -167,6 +167,11 @@ pub enum ConfigError {
         /// What it would have.
         rows: u64,
     },
+    /// Landing rings have an end.
+    #[error(
+        "the landing ring of a rank has {0} rows, and at most {MOST_RING} can be used: fewer tokens at one time"
+    )]
+    Ring(u32),
     /// Too many classes.
     #[error("at most 8 waves, not {0}")]
     Waves(u8),
@@ -213,6 +218,9 @@ impl WorkerConfig {
         }
         if let Some(h) = &self.host {
             least("ring", h.ring, 1, "a rank can send at all")?;
+            if h.ring > MOST_RING {
+                return Err(ConfigError::Ring(h.ring));
+            }
             least("max_expert_rows", self.max_expert_rows, 1, "a step has a row")?;
             least("slab outputs", self.slab.outputs, self.max_expert_rows, "a row per output of a step")?;
         }
@@ -227,6 +235,9 @@ impl WorkerConfig {
 
 /// Eight decode waves and prefill.
 pub(crate) const MAX_CLASSES: usize = 9;
+
+/// Landing rows of a rank at a host: a credit for one behind them is not believed.
+pub(crate) const MOST_RING: u32 = 1 << 20;
 
 /// A cycle is never taken for shorter than this: below it, timers would only burn the host.
 pub const LEAST_CYCLE: Nanos = 50 * MICRO;

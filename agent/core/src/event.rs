@@ -54,7 +54,8 @@ pub struct PeerUp {
     pub epoch: u32,
     /// It dispatches tokens.
     pub is_rank: bool,
-    /// It holds experts. Landing rows there are credited by its first [`Body::Credit`](crate::frame::Body::Credit).
+    /// It holds experts. It is asked from its first [`Body::Credit`](crate::frame::Body::Credit) on, which gives the
+    /// landing rows there.
     pub is_host: bool,
 }
 
@@ -73,6 +74,12 @@ pub enum Action {
     /// Close both connections to a peer that is taken for lost. It is masked already; its next hello unmasks it.
     Sever {
         /// The peer.
+        worker: WorkerId,
+    },
+    /// A rank has no landing ring here, since more of them are connected than the slab has room for: it sends this
+    /// worker nothing until another one leaves.
+    NoRing {
+        /// The rank.
         worker: WorkerId,
     },
     /// Tell a gateway.

@@ -65,18 +65,19 @@ impl Worker {
         let classes = config.classes();
         let mut rank = config.rank.as_ref().map(|r| Rank::new(&config, r));
         let mut host = config.host.as_ref().map(|h| Host::new(&config, h));
+        let mut net = Net::new(config.id, rank.is_some(), classes);
         if let Some(r) = &mut rank {
-            r.peer_up(SELF, config.id, false);
+            r.peer_up(SELF, false);
             if host.is_some() {
                 r.routing.reach(config.id, true);
             }
         }
         if let Some(h) = &mut host {
-            h.peer_up(SELF, false);
+            h.peer_up(SELF, false, &mut net);
         }
         let sync = config.policy == crate::config::Policy::Sync;
         Ok(Self {
-            net: Net::new(config.id, rank.is_some(), classes),
+            net,
             rank,
             host,
             scheduler: make(config.policy),
@@ -129,7 +130,7 @@ impl Worker {
                             landing.push((i as u32, rank.return_row(item.back, item.slice)));
                         }
                     }
-                    rank.credited(peer, &batch.freed, &mut self.net);
+                    rank.credited(peer, &batch.freed, &mut self.net, n);
                 }
             }
             Body::Mark(mark) => {
@@ -138,7 +139,7 @@ impl Worker {
             }
             Body::Credit(rows) => {
                 if let Some(rank) = &mut self.rank {
-                    rank.credited(peer, &rows, &mut self.net);
+                    rank.credited(peer, &rows, &mut self.net, n);
                 }
             }
             Body::Redirect(redirect) => self.redirected(peer, &redirect),
@@ -271,16 +272,10 @@ impl Worker {
             return;
         }
         if let Some(h) = &mut self.host {
-            match h.peer_up(peer, hello.is_rank) {
-                Some(rows) if rows.is_empty() => {}
-                Some(rows) => self.net.send(peer, Body::Credit(rows)),
-                None => self.counters.bad_frames += 1,
-            }
+            h.peer_up(peer, hello.is_rank, &mut self.net);
         }
-        if let Some(r) = &mut self.rank
-            && r.peer_up(peer, hello.worker, hello.is_host)
-        {
-            r.retry(true, &mut self.net, &mut self.counters);
+        if let Some(r) = &mut self.rank {
+            r.peer_up(peer, hello.is_host);
         }
         if let Some(b) = &mut self.barrier {
             b.peer_up(peer);
@@ -326,7 +321,7 @@ impl Worker {
             n.bad_frames += 1;
             return;
         };
-        rank.credited(peer, &redirect.freed, net);
+        rank.credited(peer, &redirect.freed, net, n);
         if let Some(slice) = &redirect.slice
             && rank.routing.hear(slice)
         {
@@ -410,6 +405,7 @@ impl Worker {
         }
         self.wake = None;
         if let Some(h) = &mut self.host {
+            h.offer_rings(&mut self.net);
             h.load_again(now, &mut self.net.out);
             if let Some(at) = h.next_load() {
                 self.wake_by(at);

@@ -291,6 +291,12 @@ impl<B: Backend> WorkerThread<B> {
                         link.sever();
                     }
                 }
+                Action::NoRing { worker: rank } => tracing::warn!(
+                    worker = self.id.0,
+                    peer = rank.0,
+                    "{} has room for no other attention rank, so {rank} sends it nothing: raise --max-ranks",
+                    self.id
+                ),
                 Action::FreeSlot { slot, .. } => self.backend.free_slot(slot),
             }
         }

@@ -639,6 +639,9 @@ impl World {
                 let length = self.hop() * 4;
                 self.sever(worker, peer.0 as usize, length);
             }
+            Action::NoRing { worker: rank } => {
+                self.fail(format!("worker {worker} has no landing ring for {rank}, and room for all"));
+            }
             Action::FreeSlot { slot, .. } => self.nodes[worker].device.hold(slot, None),
         }
     }

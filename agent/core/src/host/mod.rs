@@ -65,6 +65,8 @@ pub(crate) struct Host {
     placement: Vec<Option<Arc<PlacementSlice>>>,
     pub queues: ExpertQueues,
     rings: Rings,
+    /// Ranks that no ring was left for, in the order of their coming.
+    ringless: Vec<usize>,
     pub frontier: Frontier,
     pub running: Option<RunningExperts>,
     bank: u32,
@@ -100,6 +102,7 @@ impl Host {
             placement: vec![None; blocks as usize],
             queues: ExpertQueues::new(blocks, classes),
             rings: Rings::new(host.ring, config.slab.landing),
+            ringless: vec![],
             frontier: Frontier::new(classes, config.initial_cycle),
             running: None,
             bank: 0,
@@ -112,17 +115,39 @@ impl Host {
         }
     }
 
-    /// A peer's connection is new. Gives the landing rows that it may put into, or None if the slab has no room for
-    /// another rank's ring.
-    pub fn peer_up(&mut self, peer: usize, is_rank: bool) -> Option<Vec<u32>> {
+    /// A peer's connection is new. A rank gets a landing ring, or waits for one if all are taken.
+    pub fn peer_up(&mut self, peer: usize, is_rank: bool, net: &mut Net) {
         self.frontier.forget(peer);
         self.rings.know(peer);
-        if is_rank { self.rings.open(peer) } else { Some(vec![]) }
+        if is_rank && !self.lend(peer, net) {
+            self.ringless.push(peer);
+            net.out.push(Action::NoRing { worker: net.peers[peer].id });
+        }
+    }
+
+    /// Opens a rank's ring and tells it the rows that it may put into. False if the slab has no room for another.
+    fn lend(&mut self, peer: usize, net: &mut Net) -> bool {
+        let Some(rows) = self.rings.open(peer) else { return false };
+        if !rows.is_empty() {
+            net.send(peer, Body::Credit(rows));
+        }
+        true
+    }
+
+    /// Rings of ranks that have left are for those that have none.
+    pub fn offer_rings(&mut self, net: &mut Net) {
+        while let Some(&peer) = self.ringless.first() {
+            if !self.lend(peer, net) {
+                return;
+            }
+            self.ringless.remove(0);
+        }
     }
 
     /// A peer's connection is closed: what it asked for is given up, since nothing can be returned.
     pub fn peer_down(&mut self, peer: usize, out: &mut Vec<Action>) {
         self.frontier.forget(peer);
+        self.ringless.retain(|p| *p != peer);
         self.queues.forget(peer as u32);
         let running = self.running.as_mut().map(|r| r.lose(peer));
         self.rings.close(peer, running.unwrap_or_default());

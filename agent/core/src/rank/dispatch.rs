@@ -5,6 +5,7 @@
 
 use super::pace::Pace;
 use super::{NONE, Rank};
+use crate::config::MOST_RING;
 use crate::counters::Counters;
 use crate::frame::{Body, Mark, ReturnTo, RowMove, TokenBatch, TokenItem};
 use crate::host::Host;
@@ -42,15 +43,28 @@ struct Common {
     progress: Progress,
 }
 
+/// A row of this rank's landing ring at a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LandingRow {
+    /// Not credited yet.
+    Withheld,
+    Free,
+    /// The worker holds something there.
+    Lent,
+}
+
 /// An expert worker as its dispatcher sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Dest {
     /// It holds experts.
     pub is_host: bool,
+    /// It has given credit: it has a landing ring for this rank, and can be asked.
+    is_reached: bool,
     /// Landing rows that are free.
     credit: Vec<u32>,
-    /// Per landing row: the worker holds something there. And how many do.
-    lent: Vec<bool>,
+    /// Per landing row, as far as they have been credited.
+    rows: Vec<LandingRow>,
+    /// Of these, rows in which the worker holds something.
     in_use: u32,
     /// When it last gave a sign of itself, or got something after it had nothing.
     alive: Nanos,
@@ -110,7 +124,7 @@ impl Doubts {
 }
 
 impl Dest {
-    /// A peer that was just met. It gives no credit yet.
+    /// A peer that was just met. It gives no credit yet, and may have none to give.
     pub fn meet(&mut self, is_host: bool, classes: usize, now: Nanos) {
         let (doubts, pace) = (self.doubts, std::mem::take(&mut self.pace));
         *self = Self { is_host, told: vec![None; classes], alive: now, doubts, pace, ..Self::default() };
@@ -220,7 +234,7 @@ impl Rank {
             }
             if let Some(worker) = self.routing.only_holder(block, expert)
                 && let Some(peer) = net.find(worker)
-                && let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_host && d.stalled.is_empty())
+                && let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_reached && d.stalled.is_empty())
                 && let Some(row) = d.row(common, token, src)
             {
                 d.put(TokenItem { row, expert, slice, back });
@@ -280,7 +294,7 @@ impl Rank {
             self.note_asked(ask, SELF as u32);
             return self.local.push(*ask);
         }
-        let Some(peer) = net.find(worker).filter(|p| self.dests.get(*p).is_some_and(|d| d.is_host)) else {
+        let Some(peer) = net.find(worker).filter(|p| self.dests.get(*p).is_some_and(|d| d.is_reached)) else {
             // A worker that the placement names and nobody has met yet.
             return self.postpone(*ask);
         };
@@ -306,17 +320,25 @@ impl Rank {
         true
     }
 
-    /// Landing rows are free again: what waited for them goes on.
-    pub fn credited(&mut self, peer: usize, rows: &[u32], net: &mut Net) {
-        let Some(d) = self.dests.get_mut(peer) else { return };
-        d.credit.extend_from_slice(rows);
-        let mut is_timed = false;
-        for row in rows {
-            if let Some(true) = d.lent.get_mut(*row as usize).map(std::mem::take) {
-                d.in_use -= 1;
-                is_timed |= d.pace.returned(*row, self.now);
+    /// Landing rows are free again: what waited for them goes on. Those that are free already, or lie behind any ring,
+    /// are not taken.
+    pub fn credited(&mut self, peer: usize, rows: &[u32], net: &mut Net, n: &mut Counters) {
+        let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_host) else {
+            n.bad_frames += u64::from(!rows.is_empty());
+            return;
+        };
+        let (mut is_timed, before) = (false, d.credit.len());
+        for &row in rows {
+            match d.take_back(row) {
+                Some(LandingRow::Lent) => is_timed |= d.pace.returned(row, self.now),
+                Some(_) => {}
+                None => continue,
             }
+            d.credit.push(row);
         }
+        let taken = d.credit.len() - before;
+        n.bad_frames += u64::from(taken < rows.len());
+        let is_first = taken > 0 && !std::mem::replace(&mut d.is_reached, true);
         if !d.stalled.is_empty() {
             while let Some(&ask) = d.stalled.front() {
                 // Somebody else may have been asked meanwhile, and have answered.
@@ -331,6 +353,9 @@ impl Rank {
         }
         if is_timed {
             self.rescale(peer, net);
+        }
+        if is_first && self.routing.reach(net.peers[peer].id, true) {
+            self.retry(true, net, n);
         }
     }
 
@@ -508,7 +533,7 @@ impl Rank {
             c.publish();
         }
         for peer in 1..self.dests.len() {
-            if !self.dests[peer].is_host {
+            if !self.dests[peer].is_reached {
                 continue;
             }
             for class in 0..self.clocks.len() as u8 {
@@ -539,7 +564,7 @@ impl Rank {
             self.told_pass[class as usize] = p / blocks;
             for peer in 1..net.peers.len() {
                 let to = &net.peers[peer];
-                if to.is_up && to.is_rank && !self.dests.get(peer).is_some_and(|d| d.is_host) {
+                if to.is_up && to.is_rank && !self.dests.get(peer).is_some_and(|d| d.is_reached) {
                     let mark = Mark {
                         class: Class(class),
                         order: 0,
@@ -597,12 +622,23 @@ impl Dest {
     }
 
     fn lend(&mut self, row: u32) {
-        let row = row as usize;
-        if self.lent.len() <= row {
-            self.lent.resize(row + 1, false);
-        }
-        self.lent[row] = true;
+        self.rows[row as usize] = LandingRow::Lent;
         self.in_use += 1;
+    }
+
+    /// A landing row is free now. What it was before, or none if there is no such row or it was free.
+    #[inline]
+    fn take_back(&mut self, row: u32) -> Option<LandingRow> {
+        if row >= MOST_RING {
+            return None;
+        }
+        let row = row as usize;
+        if self.rows.len() <= row {
+            self.rows.resize(row + 1, LandingRow::Withheld);
+        }
+        let was = std::mem::replace(&mut self.rows[row], LandingRow::Free);
+        self.in_use -= u32::from(was == LandingRow::Lent);
+        (was != LandingRow::Free).then_some(was)
     }
 
     /// Adds an item to the batch that its row is in.

@@ -12,13 +12,12 @@ use crate::plant::{self, Plant};
 const PATIENCE_CYCLES: u64 = 64;
 
 impl Rank {
-    /// A peer's connection is new. True if it holds experts by the table, so that orphans may find a holder.
-    pub fn peer_up(&mut self, peer: usize, worker: WorkerId, is_host: bool) -> bool {
+    /// A peer's connection is new. One that holds experts is asked from its first credit on.
+    pub fn peer_up(&mut self, peer: usize, is_host: bool) {
         if self.dests.len() <= peer {
             self.dests.resize_with(peer + 1, Dest::default);
         }
         self.dests[peer].meet(is_host, self.clocks.len(), self.now);
-        is_host && self.routing.reach(worker, true)
     }
 
     /// A peer is gone. What it was asked for and has not returned goes elsewhere, or waits as an orphan.

@@ -294,9 +294,24 @@ fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_and_gives_credit() {
     b.meet(B, true, None);
     assert_eq!((b.worker.wake(), b.worker.pressure(0).orphans), (None, 2));
     let mut a = b.meet(A, false, Some(0));
-    assert_eq!(b.worker.pressure(0).stalled, 2);
+    assert_eq!((b.worker.pressure(0).stalled, b.worker.pressure(0).orphans), (0, 2), "it may have no ring");
     let actions = b.hear(&mut a, Body::Credit((0..8).collect()));
     assert_eq!(batches(&actions)[0].1.items.len(), 2);
+}
+
+#[test]
+fn who_has_no_ring_for_this_rank_is_passed_over_and_told_nothing() {
+    let mut b = Bench::new(asking());
+    let mut without = b.meet(A, false, Some(0));
+    b.meet(B, false, Some(32));
+    b.place(1, [all_at(A), all_at(B)].concat());
+    b.bind(bind(1, 4, 2));
+    let actions = b.done();
+    assert!(sent(&actions).iter().all(|s| s.0 == WorkerId(B)), "{actions:?}");
+    assert_eq!(b.worker.counters().credit_stalls, 0);
+    b.hear(&mut without, Body::Credit((0..8).collect()));
+    b.bind(bind(2, 4, 2));
+    assert_eq!(batches(&b.done()).len(), 2, "a ring became free");
 }
 
 #[test]

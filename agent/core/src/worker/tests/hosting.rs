@@ -47,6 +47,10 @@ fn item(row: u32, expert: u16) -> TokenItem {
     TokenItem { row, expert, slice: Slice::whole(2), back: ReturnTo { group: row, tag: 1, k: expert as u8 } }
 }
 
+fn rank_up(worker: u32, epoch: u32) -> Event {
+    Event::PeerUp(PeerUp { worker: WorkerId(worker), epoch, is_rank: true, is_host: false })
+}
+
 fn loads(actions: &[Action]) -> Vec<(u32, Unit)> {
     let load = |a: &Action| match a {
         Action::LoadSlot { slot, unit } => Some((*slot, *unit)),
@@ -230,7 +234,7 @@ fn frames_of_nobody_and_frames_seen_before_are_counted_apart() {
 }
 
 #[test]
-fn each_rank_has_a_ring_of_its_own_and_one_without_room_is_counted() {
+fn each_rank_has_a_ring_of_its_own_and_one_without_room_is_named() {
     let (mut b, _) = serving(hosting());
     let mut second = b.meet(8, true, None);
     let landing = b.receive(&mut second, Body::Tokens(batch(0, 0, &[(1, 0)])));
@@ -238,11 +242,34 @@ fn each_rank_has_a_ring_of_its_own_and_one_without_room_is_counted() {
     assert_eq!(b.worker.counters().bad_frames, 0);
     b.meet(8, true, None);
     assert_eq!(b.worker.counters().bad_frames, 0, "a new connection keeps its ring");
-    let mut third = b.meet(9, true, None);
-    assert_eq!(b.worker.counters().bad_frames, 1);
+    let actions = b.handle(rank_up(9, 1));
+    assert_eq!(actions, [Action::NoRing { worker: WorkerId(9) }]);
+    assert_eq!(b.worker.counters().bad_frames, 0, "it does nothing wrong");
+    let mut third = Peer { id: WorkerId(9), link: Link::new(1, 3) };
     assert!(b.receive(&mut third, Body::Tokens(batch(0, 0, &[(0, 0)]))).is_empty());
     assert!(b.receive(&mut third, Body::Tokens(batch(0, 0, &[]))).is_empty(), "nor an empty one");
-    assert_eq!(b.worker.counters().bad_frames, 3);
+    assert_eq!(b.worker.counters().bad_frames, 2);
+}
+
+#[test]
+fn a_ring_of_a_rank_that_leaves_is_offered_to_one_that_has_none() {
+    let (mut b, mut rank) = serving(hosting());
+    b.meet(8, true, None);
+    for late in [9, 10] {
+        b.handle(rank_up(late, 1));
+    }
+    b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(3, 0)])));
+    assert!(
+        sent(&b.handle(rank_up(8, 2))).iter().all(|s| s.0 == WorkerId(8)),
+        "one that is back has its own"
+    );
+    assert!(sent(&b.handle(Event::PeerDown(rank.id))).is_empty(), "a step still reads its ring");
+    let whole = Body::Credit(vec![0, 1, 2, 3]);
+    assert_eq!(sent(&b.done()), [(WorkerId(9), &whole)], "who came first");
+    b.handle(Event::PeerDown(WorkerId(10)));
+    assert!(sent(&b.handle(Event::PeerDown(WorkerId(8)))).is_empty(), "nobody waits any more");
+    let actions = b.handle(rank_up(10, 2));
+    assert_eq!(sent(&actions), [(WorkerId(10), &whole)]);
 }
 
 #[test]

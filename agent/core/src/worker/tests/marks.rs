@@ -18,7 +18,10 @@ fn alone(actions: &[Action]) -> Vec<(u32, u8, Progress, u64)> {
 fn a_mark_rides_on_the_batch_it_describes_or_goes_alone_once() {
     let (mut b, mut host) = beside(asking(), 8);
     let up = PeerUp { worker: WorkerId(5), epoch: 1, is_rank: false, is_host: true };
-    assert!(b.handle(Event::PeerUp(up)).is_empty(), "a rank without tokens has nothing to say");
+    assert!(b.handle(Event::PeerUp(up)).is_empty());
+    let mut other = Peer { id: WorkerId(5), link: Link::new(1, 3) };
+    let actions = b.hear(&mut other, Body::Credit(vec![0]));
+    assert!(actions.is_empty(), "a rank without tokens has nothing to say");
     let actions = b.handle(Event::Bind(bind(1, 1, 2)));
     assert_eq!(alone(&actions), [(4, 2, 0, 0), (5, 2, 0, 0)], "prefill begins at 0");
     let actions = b.done();
