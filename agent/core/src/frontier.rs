@@ -7,6 +7,8 @@
 use crate::frame::Mark;
 use crate::ids::{IDLE, Nanos, Progress};
 
+/// Marks of a class that wait for their tokens: of more, the oldest say nothing worth keeping.
+const MOST_PENDING: usize = 256;
 /// Cycles without an advance after which a rank is no longer waited for.
 const SILENT_CYCLES: u64 = 3;
 
@@ -56,6 +58,10 @@ impl Frontier {
         if v.applied.is_none_or(|a| mark.order > a.order) {
             v.pending.push(mark);
             v.settle(seen, now);
+            if v.pending.len() > MOST_PENDING {
+                let oldest = v.pending.iter().map(|m| m.order).min();
+                v.pending.retain(|m| Some(m.order) != oldest);
+            }
         }
     }
 
@@ -133,6 +139,18 @@ mod tests {
         f.hear(0, mark(1, 1, 0), 2, 30);
         assert_eq!(f.floor(0, 30, 100).0, 5, "an older mark says nothing");
         assert_eq!((f.cycle(), f.late_tokens(0, 5, 30, 100), f.late_tokens(0, 4, 30, 100)), (100, 4, 0));
+    }
+
+    #[test]
+    fn marks_that_wait_for_ever_are_few() {
+        let mut f = Frontier::new(1, 1_000);
+        f.forget(0);
+        for order in 0..1_000 {
+            f.hear(0, mark(order, order, 1), 0, 0);
+        }
+        assert_eq!((f.views[0].pending.len(), f.floor(0, 0, 100).0), (MOST_PENDING, IDLE));
+        f.arrived(0, 0, 1, 0);
+        assert_eq!(f.floor(0, 0, 100).0, 999, "the newest counts");
     }
 
     #[test]

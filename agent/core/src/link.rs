@@ -4,6 +4,20 @@ use crate::frame::{Body, Channel, Frame};
 use crate::plant::{self, Plant};
 use std::collections::BTreeSet;
 
+/// A number so far ahead of the first that is missing is no sound peer's: what it has under way is bounded.
+pub(crate) const AHEAD: u64 = 1 << 14;
+
+/// What a number, or a frame, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// New.
+    New,
+    /// It came before, or belongs to another connection.
+    Before,
+    /// Nobody sends so far ahead.
+    TooFar,
+}
+
 /// Which numbers of a sequence have been seen: all below `low`, and some ahead of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
@@ -12,19 +26,23 @@ pub struct Window {
 }
 
 impl Window {
-    /// Takes a number; false if it was seen before.
-    pub fn insert(&mut self, n: u64) -> bool {
+    /// Takes a number, unless it is too far ahead.
+    pub fn insert(&mut self, n: u64) -> Seen {
         if n < self.low {
-            return false;
+            return Seen::Before;
         }
         if n > self.low {
-            return self.ahead.insert(n);
+            return match n - self.low {
+                AHEAD.. => Seen::TooFar,
+                _ if self.ahead.insert(n) => Seen::New,
+                _ => Seen::Before,
+            };
         }
         self.low += 1;
         while self.ahead.remove(&self.low) {
             self.low += 1;
         }
-        true
+        Seen::New
     }
 
     /// All numbers below this have been seen.
@@ -61,10 +79,12 @@ impl Link {
         Frame { epoch: self.epoch, channel, number: *n - 1, body }
     }
 
-    /// Whether a frame belongs to this connection and is new.
-    pub fn accept(&mut self, frame: &Frame) -> bool {
-        (frame.epoch == self.epoch || plant::is(Plant::StaleEpoch))
-            && self.seen[frame.channel as usize].insert(frame.number)
+    /// Takes a frame, if it belongs to this connection and is new.
+    pub fn accept(&mut self, frame: &Frame) -> Seen {
+        if frame.epoch != self.epoch && !plant::is(Plant::StaleEpoch) {
+            return Seen::Before;
+        }
+        self.seen[frame.channel as usize].insert(frame.number)
     }
 
     /// Data frames of a class sent so far; counts one more if `next`.
@@ -74,11 +94,9 @@ impl Link {
         *n - u64::from(next)
     }
 
-    /// Notes the arrival of a class's `n`-th data frame.
-    pub fn class_arrived(&mut self, class: u8, n: u64) {
-        if let Some(w) = self.class_seen.get_mut(class as usize) {
-            w.insert(n);
-        }
+    /// Notes the arrival of a class's `n`-th data frame. False if there is none such.
+    pub fn class_arrived(&mut self, class: u8, n: u64) -> bool {
+        self.class_seen.get_mut(class as usize).is_some_and(|w| w.insert(n) != Seen::TooFar)
     }
 
     /// All of a class's data frames below this number have arrived.
@@ -105,25 +123,34 @@ mod tests {
     fn a_window_takes_each_number_once_in_any_order() {
         let mut w = Window::default();
         for n in [2, 0, 5, 1] {
-            assert!(w.insert(n));
-            assert!(!w.insert(n));
+            assert_eq!([w.insert(n), w.insert(n)], [Seen::New, Seen::Before]);
         }
         assert_eq!(w.low(), 3);
         for n in [4, 3] {
-            assert!(w.insert(n));
+            assert_eq!(w.insert(n), Seen::New);
         }
         assert_eq!(w.low(), 6);
         assert!(w.ahead.is_empty());
     }
 
     #[test]
+    fn a_window_remembers_only_so_much() {
+        let mut w = Window::default();
+        for n in (1..3 * AHEAD).chain([u64::MAX]) {
+            assert_eq!(w.insert(n), if n < AHEAD { Seen::New } else { Seen::TooFar });
+        }
+        assert_eq!(w.ahead.len() as u64, AHEAD - 1);
+        assert_eq!([w.insert(0), w.insert(2 * AHEAD - 1)], [Seen::New, Seen::New]);
+        assert_eq!(w.low(), AHEAD);
+    }
+
+    #[test]
     fn another_epoch_is_refused() {
         let (mut a, mut b) = (Link::new(1, 1), Link::new(2, 1));
         let f = a.send(Channel::Control, Body::Credit(vec![1]));
-        assert!(!b.accept(&f));
+        assert_eq!(b.accept(&f), Seen::Before);
         let mut c = Link::new(1, 1);
-        assert!(c.accept(&f));
-        assert!(!c.accept(&f));
+        assert_eq!([c.accept(&f), c.accept(&f)], [Seen::New, Seen::Before]);
         assert_eq!(a.send(Channel::Control, Body::Credit(vec![])).number, 1);
         assert_eq!(a.send(Channel::Data, Body::Credit(vec![])).number, 0);
     }

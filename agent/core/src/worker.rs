@@ -12,8 +12,9 @@ use crate::frame::{Body, Frame, Mark, Redirect};
 use crate::front::RankLoad;
 use crate::host::Host;
 use crate::ids::{FAR, IDLE, Nanos, SECOND, WorkerId};
+use crate::link::{AHEAD, Seen};
 use crate::median::Median;
-use crate::net::{Net, SELF};
+use crate::net::{Net, Peer, SELF};
 use crate::plant::{self, Plant};
 use crate::rank::Rank;
 use crate::sched::{Scheduler, make};
@@ -100,9 +101,17 @@ impl Worker {
             self.counters.bad_frames += 1;
             return landing;
         };
-        if !self.net.peers[peer].is_up || !self.net.peers[peer].link.accept(&frame) {
-            self.counters.duplicate_frames += 1;
-            return landing;
+        let Peer { is_up, link, .. } = &mut self.net.peers[peer];
+        match if *is_up { link.accept(&frame) } else { Seen::Before } {
+            Seen::New => {}
+            Seen::Before => {
+                self.counters.duplicate_frames += 1;
+                return landing;
+            }
+            Seen::TooFar => {
+                self.counters.bad_frames += 1;
+                return landing;
+            }
         }
         self.begin(now);
         if let Some(d) = self.rank.as_mut().and_then(|r| r.dests.get_mut(peer)) {
@@ -112,7 +121,10 @@ impl Worker {
         match frame.body {
             Body::Tokens(batch) => {
                 let link = &mut self.net.peers[peer].link;
-                link.class_arrived(batch.class.0, batch.frames);
+                if !link.class_arrived(batch.class.0, batch.frames) {
+                    n.bad_frames += 1;
+                    return landing;
+                }
                 let seen = link.class_seen(batch.class.0);
                 if let Some(host) = &mut self.host {
                     host.receive(now, peer, &batch, &mut landing, &mut self.net, n);
@@ -302,6 +314,7 @@ impl Worker {
     fn hear(&mut self, now: Nanos, peer: usize, mark: Mark, seen: u64) {
         let is_sound = mark.class.0 < self.config.classes()
             && (mark.progress < FAR || mark.progress == IDLE)
+            && mark.frames.saturating_sub(seen) <= AHEAD
             && mark.cycle <= LONGEST_CYCLE;
         if !is_sound {
             self.counters.bad_frames += 1;

@@ -11,6 +11,7 @@ use sluice_core::frame::{
 use sluice_core::front::RankLoad;
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, GatewayId, SeqKey, Slice, WorkerId};
+use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::{self, Finish, RankEvent, Refusal, StopRule};
 use sluice_core::session::SessionId;
 use sluice_wire::{Lane, Outgoing, encode, message::encode_beat};
@@ -102,6 +103,39 @@ pub(super) fn frame() -> Vec<Vec<u8>> {
     frames().iter().map(of).chain([with(1, &beat())]).collect()
 }
 
+/// What can be read, and no sound peer says.
+fn lies() -> Vec<Frame> {
+    let slice = Slice { lo: 0, hi: 2 };
+    let of = |group, k| ReturnItem { back: ReturnTo { group, tag: 0, k }, slice };
+    let not_begun = (0..16).flat_map(|group| [of(group, 0), of(group, 1)]).collect();
+    let table = PlacementSlice { blocks: 0..2, generation: u64::MAX, replicas: vec![] };
+    let item = TokenItem { row: 0, expert: 1, slice, back: ReturnTo { group: 0, tag: 1, k: 0 } };
+    let (class, cycle) = (Class(0), 1_000_000);
+    let mark = Mark { class, order: 1, progress: 2, frames: 1 << 40, tokens: 1, blocked: false, cycle };
+    let tokens = TokenBatch {
+        class,
+        frames: 0,
+        block: 0,
+        generation: 1,
+        step_rows: 1,
+        progress: 2,
+        rows: vec![RowMove { src: 0, dst: 0 }],
+        items: vec![item; 9],
+        mark: None,
+    };
+    let control = [
+        Body::Redirect(Redirect { items: not_begun, freed: vec![], slice: None }),
+        Body::Credit(vec![0, 0, u32::MAX]),
+        Body::Mark(mark),
+        Body::Redirect(Redirect { items: vec![], freed: vec![], slice: Some(Arc::new(table)) }),
+    ];
+    let frame = |channel, number, body| Frame { epoch: 3, channel, number, body };
+    let mut all: Vec<Frame> = (0..).zip(control).map(|(n, body)| frame(Channel::Control, n, body)).collect();
+    all.push(frame(Channel::Data, 0, Body::Tokens(TokenBatch { frames: 1 << 40, ..tokens.clone() })));
+    all.push(frame(Channel::Data, 1, Body::Tokens(tokens)));
+    all
+}
+
 /// Each message from each peer, and steps in between.
 pub(super) fn worker() -> Vec<Vec<u8>> {
     let say = |peer: u8, frame: &Frame| {
@@ -109,9 +143,11 @@ pub(super) fn worker() -> Vec<Vec<u8>> {
         let control = if frame.channel == Channel::Control { 4 } else { 0 };
         [&[peer | control | 16][..], &(message.len() as u16).to_le_bytes(), &message].concat()
     };
-    let of =
-        |policy: u8, peer: u8| with(policy, &frames().iter().flat_map(|f| say(peer, f)).collect::<Vec<u8>>());
-    (0..5).flat_map(|policy| (0..3).map(move |peer| of(policy, peer))).collect()
+    let of = |policy: u8, peer: u8, said: &[Frame]| {
+        with(policy, &said.iter().flat_map(|f| say(peer, f)).collect::<Vec<u8>>())
+    };
+    let all = (0..5).flat_map(|policy| (0..3).map(move |peer| (policy, peer)));
+    all.flat_map(|(policy, peer)| [of(policy, peer, &frames()), of(policy, peer, &lies())]).collect()
 }
 
 pub(super) fn stream() -> Vec<Vec<u8>> {

@@ -101,7 +101,7 @@ impl Host {
             failed: vec![],
             placement: vec![None; blocks as usize],
             queues: ExpertQueues::new(blocks, classes),
-            rings: Rings::new(host.ring, config.slab.landing),
+            rings: Rings::new(host.ring, config.slab.landing, shape),
             ringless: vec![],
             frontier: Frontier::new(classes, config.initial_cycle),
             running: None,
@@ -179,7 +179,8 @@ impl Host {
             && batch.progress < FAR
             && (block as usize) < self.placement.len()
             && batch.rows.iter().all(|r| r.dst < ring_size)
-            && batch.items.iter().all(|i| (i.row as usize) < batch.rows.len() && i.expert < self.experts);
+            && batch.items.iter().all(|i| (i.row as usize) < batch.rows.len() && i.expert < self.experts)
+            && self.rings.may_use(peer, batch);
         if !sound {
             n.bad_frames += 1;
             return;

@@ -1,6 +1,8 @@
 //! Landing rings: each rank puts the inputs of its tokens into rows that nobody else puts into, so what still arrives
 //! from a rank that is given up overwrites nothing of others.
 
+use crate::config::Shape;
+use crate::frame::TokenBatch;
 use crate::plant::{self, Plant};
 
 /// The landing ring of one rank.
@@ -20,13 +22,40 @@ pub(super) struct Rings {
     rings: Vec<Option<Ring>>,
     /// Where rings that nobody has begin.
     free: Vec<u32>,
+    /// Items that ask anything of one row, at most: each of its experts in as many slices as there can be.
+    most_uses: u16,
+    /// Per row of a ring, while a batch is looked at: it is named, and by how many items.
+    named: Vec<u16>,
 }
 
 impl Rings {
     /// Rings of `rows` rows each, as many as `landing` rows hold.
-    pub fn new(rows: u32, landing: u32) -> Self {
+    pub fn new(rows: u32, landing: u32, shape: &Shape) -> Self {
         let count = landing.checked_div(rows).unwrap_or(0);
-        Self { rows, rings: vec![], free: (0..count).rev().map(|i| i * rows).collect() }
+        Self {
+            rows,
+            rings: vec![],
+            free: (0..count).rev().map(|i| i * rows).collect(),
+            most_uses: u16::from(shape.top_k) * u16::from(shape.segments),
+            named: vec![0; rows as usize],
+        }
+    }
+
+    /// Whether a batch puts into rows that nothing here needs any more, each once, and asks of none more than there can
+    /// be. Its rows are in the ring, and its items of its rows.
+    pub fn may_use(&mut self, peer: usize, batch: &TokenBatch) -> bool {
+        let Some(ring) = self.rings.get(peer).and_then(Option::as_ref) else { return false };
+        let (named, most) = (&mut self.named, self.most_uses);
+        let rows = || batch.rows.iter().map(|r| r.dst as usize);
+        let is_free = |row: usize| ring.uses[row] == 0 || plant::is(Plant::RowReused);
+        let fits = rows().all(|row| std::mem::replace(&mut named[row], 1) == 0 && is_free(row))
+            && batch.items.iter().all(|i| {
+                let uses = &mut named[batch.rows[i.row as usize].dst as usize];
+                *uses += 1;
+                *uses <= most + 1
+            });
+        rows().for_each(|row| named[row] = 0);
+        fits
     }
 
     /// Peers that may have one.
@@ -102,9 +131,13 @@ impl Rings {
 mod tests {
     use super::*;
 
+    fn shape() -> Shape {
+        Shape { moe: vec![true], experts: 2, top_k: 1, segments: 1 }
+    }
+
     #[test]
     fn a_ring_is_its_ranks_until_nothing_reads_it() {
-        let mut r = Rings::new(2, 5);
+        let mut r = Rings::new(2, 5, &shape());
         assert_eq!(r.open(1), Some(vec![0, 1]));
         assert_eq!(r.open(3), Some(vec![0, 1]));
         assert_eq!((r.of(1).base, r.of(3).base, r.size(1), r.size(2)), (0, 2, 2, 0));
@@ -116,7 +149,7 @@ mod tests {
 
     #[test]
     fn rows_that_a_step_reads_are_not_lent_again() {
-        let mut r = Rings::new(3, 3);
+        let mut r = Rings::new(3, 3, &shape());
         assert!(r.open(0).is_some());
         r.of(0).uses.copy_from_slice(&[1, 2, 1]);
         assert!(r.release(0, 0), "an open ring's rank hears of each free row");

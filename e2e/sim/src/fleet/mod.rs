@@ -416,7 +416,10 @@ impl<'a> Fleet<'a> {
                     all[handle.0 as usize] = seq.request as u32;
                 }
                 Action::LoadSlot { slot, unit } => loads.push((slot, unit)),
-                Action::Close { .. } | Action::FreeSlot { .. } | Action::Sever { .. } => {}
+                Action::Close { .. }
+                | Action::FreeSlot { .. }
+                | Action::Sever { .. }
+                | Action::NoRing { .. } => {}
             }
         }
         self.actions = actions;

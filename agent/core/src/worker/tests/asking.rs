@@ -300,6 +300,22 @@ fn a_worker_that_nobody_has_met_is_asked_when_it_is_met_and_gives_credit() {
 }
 
 #[test]
+fn credits_that_no_host_can_mean_are_counted_and_not_taken() {
+    let (mut b, mut host) = beside(asking(), 4);
+    let mut rank = b.meet(B, true, None);
+    b.hear(&mut rank, Body::Credit(vec![0]));
+    assert_eq!(b.worker.counters().bad_frames, 1, "it holds no experts");
+    b.hear(&mut host, Body::Credit(vec![3, 0, 3, u32::MAX, 1 << 20]));
+    assert_eq!(b.worker.counters().bad_frames, 2);
+    b.bind(bind(1, 6, 2));
+    let actions = b.done();
+    let first = batches(&actions)[0].1;
+    assert_eq!((first.rows.len(), b.worker.pressure(0).stalled), (4, 4), "as many as there are, each once");
+    b.hear(&mut host, outputs(vec![], vec![2, 2]));
+    assert_eq!((b.worker.counters().bad_frames, b.worker.pressure(0).stalled), (3, 2));
+}
+
+#[test]
 fn who_has_no_ring_for_this_rank_is_passed_over_and_told_nothing() {
     let mut b = Bench::new(asking());
     let mut without = b.meet(A, false, Some(0));

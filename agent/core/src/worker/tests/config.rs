@@ -68,6 +68,9 @@ fn what_is_beyond_the_limits_is_refused() {
         Ok(()),
         "a dense model has none"
     );
+    assert_eq!(check(|c| c.host = Some(HostConfig { slots: 4, ring: 1 << 20 })), Ok(()));
+    let far = |c: &mut WorkerConfig| c.host = Some(HostConfig { slots: 4, ring: (1 << 20) + 1 });
+    assert_eq!(check(far), Err(ConfigError::Ring((1 << 20) + 1)));
     // Rows of a slab: 2 x 32 tokens, 32 x 2 x 2 returns, 16 landing, 2 x 16 outputs.
     let rest = 64 + 128 + 32;
     let landing = |landing| WorkerConfig { slab: SlabLayout { landing, ..both().slab }, ..both() };

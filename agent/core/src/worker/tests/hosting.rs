@@ -208,16 +208,25 @@ fn a_batch_that_makes_no_sense_is_dropped_whole_and_counted() {
         batch(2, 1, &[(4, 1)]),
         TokenBatch { items: vec![far], ..sound() },
         TokenBatch { items: vec![none], ..sound() },
+        TokenBatch { rows: vec![sound().rows[0]; 2], ..sound() },
+        // Two experts a token, in two slices each.
+        TokenBatch { items: vec![sound().items[0]; 5], ..sound() },
+        TokenBatch { frames: 1 << 20, ..sound() },
     ] {
         assert!(b.receive(&mut rank, Body::Tokens(bad)).is_empty());
     }
-    assert_eq!(b.worker.counters().bad_frames, 5);
+    assert_eq!(b.worker.counters().bad_frames, 8);
     let mut stranger = b.meet(8, false, None);
     assert!(b.receive(&mut stranger, Body::Tokens(sound())).is_empty(), "who is no rank has no ring");
-    assert_eq!(b.worker.counters().bad_frames, 6);
-    let landing = b.receive(&mut rank, Body::Tokens(sound()));
+    assert_eq!(b.worker.counters().bad_frames, 9);
+    let most = TokenBatch { items: vec![sound().items[0]; 4], ..sound() };
+    let landing = b.receive(&mut rank, Body::Tokens(most));
     assert_eq!(landing, [(0, b.worker.config.slab.landing(3))]);
-    assert_eq!(b.worker.counters().bad_frames, 6);
+    assert_eq!(b.worker.counters().bad_frames, 9);
+    assert!(b.receive(&mut rank, Body::Tokens(sound())).is_empty(), "the row is in use");
+    let ahead = Frame { number: 1 << 20, ..rank.link.send(Channel::Control, Body::Credit(vec![])) };
+    b.worker.receive(b.now, rank.id, ahead);
+    assert_eq!(b.worker.counters().bad_frames, 11);
 }
 
 #[test]
@@ -279,13 +288,16 @@ fn marks_that_no_rank_can_mean_are_counted_and_change_nothing() {
     let (progress, cycle) = (4, CYCLE);
     let mark = Mark { class: Class(0), order: 1, progress, frames: 0, tokens: 1, blocked: false, cycle };
     // Behind the last class of this rank begin those of the next.
-    for wrong in
-        [Mark { class: Class(3), ..mark }, Mark { progress: FAR, ..mark }, Mark { cycle: Nanos::MAX, ..mark }]
-    {
+    for wrong in [
+        Mark { class: Class(3), ..mark },
+        Mark { progress: FAR, ..mark },
+        Mark { cycle: Nanos::MAX, ..mark },
+        Mark { frames: 1 << 20, ..mark },
+    ] {
         b.hear(&mut rank, Body::Mark(wrong));
         assert_eq!(b.worker.host.as_ref().unwrap().frontier.floor(0, b.now, CYCLE).0, IDLE, "{wrong:?}");
     }
-    assert_eq!(b.worker.counters().bad_frames, 3);
+    assert_eq!(b.worker.counters().bad_frames, 4);
     b.hear(&mut rank, Body::Mark(mark));
     assert_eq!(b.worker.host.as_ref().unwrap().frontier.floor(0, b.now, CYCLE).0, 4);
     // As many tokens as can be written, twice.
@@ -386,12 +398,13 @@ fn a_unit_takes_its_classes_side_by_side_the_oldest_first() {
 fn a_ranks_new_connection_finds_its_ring_empty() {
     let (mut b, mut rank) = serving(hosting());
     b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(0, 0), (1, 0)])));
+    b.hear(&mut rank, Body::Tokens(batch(0, 0, &[(2, 0)])));
     let mut again = b.meet(RANK, true, None);
-    b.hear(&mut again, Body::Tokens(batch(0, 1, &[(0, 0)])));
+    b.hear(&mut again, Body::Tokens(batch(0, 1, &[(2, 0)])));
     b.done();
     let actions = b.done();
     let [(_, Body::Returns(returns))] = sent(&actions)[..] else { panic!("{actions:?}") };
-    assert_eq!(returns.freed, [0]);
+    assert_eq!(returns.freed, [2]);
 }
 
 #[test]

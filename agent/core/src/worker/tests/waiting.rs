@@ -209,18 +209,19 @@ fn between_two_releases_the_scheduler_has_its_turn() {
 
 #[test]
 fn a_units_share_of_its_blocks_tokens_is_what_was_seen_once_enough_was() {
-    let (mut b, mut rank) = serving(hosting());
+    let (mut b, mut rank) =
+        serving(WorkerConfig { host: Some(HostConfig { slots: 4, ring: 5 }), ..hosting() });
     let share = |b: &Bench, unit| b.worker.host.as_ref().unwrap().share(unit);
     let mut frames = 0;
     let mut see = |b: &mut Bench, step_rows, items: &[(u32, u16)]| {
         b.receive(&mut rank, Body::Tokens(TokenBatch { step_rows, frames, ..batch(0, 0, items) }));
         frames += 1;
     };
-    see(&mut b, 511, &[(0, 0), (1, 0), (2, 0), (0, 1)]);
+    see(&mut b, 511, &[(0, 0), (0, 1), (1, 0), (2, 0)]);
     assert_eq!([0, 1, 2].map(|u| share(&b, u)), [0.5; 3], "top 2 of 4 experts");
-    see(&mut b, 1, &[(0, 0)]);
+    see(&mut b, 1, &[(3, 0)]);
     assert_eq!([0, 1, 2].map(|u| share(&b, u)), [4.0 / 512.0, 1.0 / 512.0, 0.5], "of its own block");
-    see(&mut b, 0, &[(0, 0)]);
+    see(&mut b, 0, &[(4, 0)]);
     assert_eq!(share(&b, 0), 4.0 / 512.0, "an item of another step than its rows were counted with");
     // What is old fades: 8192 rows stay, one more halves them.
     see(&mut b, 8192 - 512, &[]);
