@@ -67,6 +67,15 @@ impl Slice {
         Self { lo: 0, hi: segments }
     }
 
+    /// Whether slices of this width, one of them here, make an expert of `segments`.
+    pub const fn cuts(self, segments: u8) -> bool {
+        if self.lo >= self.hi || self.hi > segments {
+            return false;
+        }
+        let width = self.hi - self.lo;
+        segments.is_multiple_of(width) && self.lo.is_multiple_of(width)
+    }
+
     /// How many slices of this width make an expert of `segments`.
     pub const fn count(self, segments: u8) -> u8 {
         segments / (self.hi - self.lo)

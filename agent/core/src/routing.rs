@@ -1,6 +1,7 @@
 //! The routing table of one attention rank: for each expert, who holds it, in which slices, and how much each
 //! replica should get.
 
+use crate::config::Shape;
 use crate::ids::{Nanos, SECOND, Slice, Unit, WorkerId};
 use crate::placement::{PlacementSlice, Replica, ReplicaState};
 use crate::plant::{self, Plant};
@@ -87,6 +88,8 @@ impl Block {
 #[derive(Clone, Debug)]
 pub struct RoutingTable {
     segments: u8,
+    /// The most slices of an expert that there are return rows for: it is not asked for in more.
+    parts: u32,
     experts: u16,
     blocks: Vec<Block>,
     /// Workers that can be reached. The others are masked: the table names them, and nobody asks them.
@@ -106,11 +109,14 @@ pub struct RoutingTable {
 
 impl RoutingTable {
     /// An empty table, and nobody to reach: every expert is an orphan.
-    pub fn new(blocks: u16, experts: u16, segments: u8) -> Self {
+    pub fn new(shape: &Shape, parts: u32) -> Self {
+        let Shape { experts, segments, .. } = *shape;
+        let blocks = shape.blocks();
         let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
         let only = vec![None; blocks as usize * experts as usize];
         Self {
             segments,
+            parts,
             experts,
             blocks: vec![empty; blocks as usize],
             reached: BTreeSet::new(),
@@ -228,7 +234,7 @@ impl RoutingTable {
         for &b in blocks {
             let block = &mut self.blocks[b as usize];
             let rows = &rows[(b - range.start) as usize * experts..][..experts];
-            block.covers = rows.iter().map(|r| covers(r, self.segments)).collect();
+            block.covers = rows.iter().map(|r| covers(r, self.segments, self.parts)).collect();
             block.sole = sole(&block.covers);
             for (only, covers) in self.only[b as usize * experts..].iter_mut().zip(&block.covers) {
                 *only = match covers.as_slice() {
@@ -455,18 +461,17 @@ fn by_expert<'a>(
     rows
 }
 
-/// The covers that the rows of one expert make.
-fn covers(rows: &[&Replica], segments: u8) -> Vec<Cover> {
+/// The covers that the rows of one expert make, in so many parts at most.
+fn covers(rows: &[&Replica], segments: u8, parts: u32) -> Vec<Cover> {
     let of = |states: &[ReplicaState]| -> Vec<Cover> {
         [1u8, 2, 4, 8]
             .into_iter()
-            .filter(|s| *s <= segments && segments.is_multiple_of(*s))
+            .filter(|s| u32::from(*s) <= parts && segments.is_multiple_of(*s))
             .filter_map(|slices| {
                 let mut holders: Vec<Vec<Holder>> = vec![vec![]; slices as usize];
                 for r in rows {
                     let u = r.unit;
-                    if u.slice.lo < u.slice.hi
-                        && u.slice.hi <= segments
+                    if u.slice.cuts(segments)
                         && u.slice.count(segments) == slices
                         && states.contains(&r.state)
                     {
@@ -526,7 +531,8 @@ mod tests {
 
     /// A table of a rank that reaches all workers.
     fn reached(blocks: u16, experts: u16, segments: u8) -> RoutingTable {
-        let mut t = RoutingTable::new(blocks, experts, segments);
+        let shape = Shape { moe: vec![true; blocks as usize], experts, top_k: 1, segments };
+        let mut t = RoutingTable::new(&shape, segments.into());
         assert!((0..100).all(|w| !t.reach(WorkerId(w), true)));
         t
     }
@@ -637,6 +643,22 @@ mod tests {
         assert!(draw(&mut t, 20).iter().all(|x| x[0].1 == WorkerId(3)));
         assert_eq!(t.sole_holder(0), Some(WorkerId(3)));
         assert_eq!(slice(&mut t, a), None);
+    }
+
+    #[test]
+    fn what_is_no_cut_or_too_fine_a_one_is_not_asked_for() {
+        let mut t = reached(1, 1, 8);
+        let at = |w: u32, lo, hi| replica(w, 0, lo, hi, Active, 1.0);
+        let quarters = |shift| (0..4).map(move |i| at(i + 1, 2 * i as u8 + shift, 2 * i as u8 + 2 + shift));
+        assert!(t.update(&table(1, quarters(1).chain([at(9, 0, 3)]).collect())));
+        assert!(draw(&mut t, 1)[0].is_empty(), "[1, 3] is not the first of four");
+        assert!(t.update(&table(2, quarters(0).collect())));
+        assert_eq!(draw(&mut t, 1)[0].len(), 4);
+        t.parts = 2;
+        assert!(t.update(&table(3, quarters(0).collect())));
+        assert!(draw(&mut t, 1)[0].is_empty(), "there are return rows for halves only");
+        assert!(t.update(&table(4, quarters(0).chain([at(7, 0, 4), at(8, 4, 8)]).collect())));
+        assert_eq!(draw(&mut t, 1)[0].len(), 2);
     }
 
     #[test]

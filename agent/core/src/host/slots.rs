@@ -36,7 +36,7 @@ impl Host {
         self.wanted.retain(|u| !is_fresh(u.block));
         self.failed.retain(|(_, u)| !is_fresh(u.block));
         for u in &mine {
-            let sound = u.expert < self.experts && u.slice.lo < u.slice.hi && u.slice.hi <= self.segments;
+            let sound = u.expert < self.experts && u.slice.cuts(self.segments);
             if sound && is_fresh(u.block) && self.held_as(u).is_none() {
                 self.wanted.push_back(*u);
             }

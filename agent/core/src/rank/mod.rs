@@ -133,7 +133,7 @@ impl Rank {
             slab: *slab,
             kv: KvPool::new(rank.pages, rank.page_size, rank.prefix_reuse),
             pool: TokenPool::new(slab.groups, shape.top_k, shape.segments),
-            routing: RoutingTable::new(shape.blocks(), shape.experts, shape.segments),
+            routing: RoutingTable::new(shape, slab.parts),
             queues: AttentionQueues::new(shape.blocks(), classes),
             clocks: (0..classes).map(|_| Clock::new(shape.blocks())).collect(),
             cycle: Cycle::new(config.initial_cycle),
