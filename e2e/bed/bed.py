@@ -119,12 +119,12 @@ class Bed:
             rows = table.grouped(shape.units(), placement.groups, *cut)
         elif table.can_plan(agent):
             plan = table.planned(agent, self.args.model, [w for w in listed if w["name"] not in later], placement)
-            return table.Placed({"workers": listed, "slices": plan["slices"]}, later), shape
+            return table.Placed({**plan, "workers": listed}, later), shape
         else:
             say("the agent has no command `plan`: experts are dealt out in turn")
             rows = table.round_robin(shape.units(), holders, placement.replicas, *cut)
         slices = [{"blocks": [shape.dense, shape.blocks], "generation": 1, "units": rows}]
-        return table.Placed({"workers": listed, "slices": slices}, later), shape
+        return table.Placed({"segments": placement.segments, "workers": listed, "slices": slices}, later), shape
 
     async def _start(self, agents: Agents, control: Control) -> None:
         names = [name for name, agent in agents.all.items() if not agent.host.later]

@@ -82,7 +82,7 @@ def planned(agent: str, model: str | None, listed: list[Row], placement: Placeme
         json.dump({"workers": listed}, file)
         file.flush()
         command = [agent, "plan", *(["--model", model] if model else []), "--workers", file.name, "--replicas",
-                   str(placement.replicas), "--slices", str(placement.slices)]
+                   str(placement.replicas), "--slices", str(placement.slices), "--segments", str(placement.segments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Unable(f"`{' '.join(command)}` gave {done.returncode}: {done.stderr.strip()}")
@@ -91,7 +91,7 @@ def planned(agent: str, model: str | None, listed: list[Row], placement: Placeme
 
 def parse_plan(text: str) -> dict[str, Any]:
     """YAML of the one form that `plan` prints: rows as JSON, one a line."""
-    table: dict[str, Any] = {"workers": [], "slices": []}
+    table: dict[str, Any] = {"generation": 0, "workers": [], "slices": []}
     rows = table["workers"]
     for line in text.splitlines():
         indent, body = len(line) - len(line.lstrip()), line.strip()
@@ -101,7 +101,9 @@ def parse_plan(text: str) -> dict[str, Any]:
             table["slices"].append({"units": []})
             rows = table["slices"][-1]["units"]
         key, _, value = body.removeprefix("- ").partition(":")
-        if key in ("blocks", "generation"):
+        if key in ("generation", "segments") and indent == 0:
+            table[key] = json.loads(value)
+        elif key in ("blocks", "generation") and table["slices"]:
             table["slices"][-1][key] = json.loads(value)
         elif key in ("workers", "slices", "units") or body.startswith("- {") or not body:
             continue
@@ -111,18 +113,22 @@ def parse_plan(text: str) -> dict[str, Any]:
 
 
 class Placed:
-    """The live table. Every change raises the generation of the slices that it touches."""
+    """The live table. Every change raises the generation of what it touches: of slices, or of the list of workers."""
 
     def __init__(self, table: dict[str, Any], later: set[str]):
         self.all = {row["name"]: row for row in table["workers"]}
         self.names = [name for name in self.all if name not in later]
         self.slices = table["slices"]
+        self.generation = table.get("generation", 1)
+        # Of an expert's inner dimension; a table that does not say fits what its rows fit.
+        self.segments = {key: table[key] for key in ("segments",) if key in table}
 
     def document(self, sees: tuple[str, ...] = ()) -> dict[str, Any]:
         """With `sees`, only these attention ranks."""
         def shown(name: str) -> bool:
             return not sees or self.all[name]["role"] in HOLDERS or name in sees
-        return {"workers": [self.all[name] for name in self.names if shown(name)], "slices": self.slices}
+        workers = [self.all[name] for name in self.names if shown(name)]
+        return {"generation": self.generation, **self.segments, "workers": workers, "slices": self.slices}
 
     def holders(self, unit: Unit, state: str = "Active") -> list[str]:
         return [row["worker"] for part in self.slices for row in part["units"]
@@ -131,11 +137,13 @@ class Placed:
     def enlist(self, worker: str) -> None:
         if worker not in self.names:
             self.names.append(worker)
+            self.generation += 1
 
     def strike(self, worker: str) -> None:
         if worker not in self.names:
             raise Unable(f"{worker} is not in the table")
         self.names.remove(worker)
+        self.generation += 1
         self._change(lambda row: row["worker"] == worker, lambda row: None)
 
     def add(self, worker: str, units: list[Unit]) -> None:

@@ -92,9 +92,11 @@ impl LayoutArgs {
 /// How the model is run.
 #[derive(Args, Clone, Debug)]
 pub struct EngineArgs {
-    /// Slices an expert is cut into, so that several workers share one expert's work. Divides --segments.
-    #[arg(long, env = "SLUICE_SLICES", default_value_t = 1, value_name = "S", help_heading = "Parallelism")]
-    pub slices: u8,
+    /// Slices an expert is cut into, so that several workers share one expert's work. Divides --segments. An attention
+    /// rank of several processes asks for an expert in so many slices at most. [default: 1, or of a rank of several
+    /// processes as many as the table has at its start]
+    #[arg(long, env = "SLUICE_SLICES", value_name = "S", help_heading = "Parallelism")]
+    pub slices: Option<u8>,
     /// Segments of an expert's inner dimension: 1, 2, 4 or 8. They fix the order of sums, so that every number of
     /// slices gives the same bits; models run with different --segments differ in the last bits.
     #[arg(
@@ -269,7 +271,8 @@ pub(super) fn check_slices(slices: u8, segments: u8) -> Result<(), Invalid> {
 impl EngineArgs {
     pub(super) fn check(&self, l: &LayoutArgs) -> Result<EngineOptions, Invalid> {
         let expert_workers = l.expert_worker_count()?;
-        check_slices(self.slices, self.segments)?;
+        let slices = self.slices.unwrap_or(1);
+        check_slices(slices, self.segments)?;
         if l.replicas > expert_workers {
             return Err(Invalid(format!(
                 "--replicas {} needs as many workers with experts, and there are {expert_workers}: copies on one worker would gain nothing",
@@ -316,7 +319,7 @@ impl EngineArgs {
             expert_workers,
             replicas: l.replicas,
             segments: self.segments,
-            slices: self.slices,
+            slices,
             schedulers: self.scheduler,
             waves: self.waves,
             prefill_chunk: self.prefill_chunk,

@@ -127,6 +127,7 @@ impl WorkerArgs {
             peer_listen: self.peer_listen,
             admin_listen: self.process.admin_listen.0,
             slots: self.slots,
+            slices: self.engine.slices,
             max_ranks: self.max_ranks,
             shutdown_grace: self.process.shutdown_grace,
         })

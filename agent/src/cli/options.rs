@@ -175,6 +175,8 @@ pub struct WorkerOptions {
     pub admin_listen: Option<SocketAddr>,
     /// Units it has room for; `None`: as many as the table gives it at the start, and half of that again.
     pub slots: Option<u32>,
+    /// The most slices that a rank asks for an expert in; `None`: as many as the table has at the start.
+    pub slices: Option<u8>,
     /// Attention ranks that it has landing rows for.
     pub max_ranks: u32,
     /// At shutdown, how long what is held may take to finish.

@@ -85,18 +85,18 @@ pub(super) fn http(data: &[u8]) {
         if how & 1 == 0 {
             serve_stream(FRONT.clone(), Timeouts::default(), bytes, stream).await;
         } else {
-            crate::transport::fuzz::serve_pages(pages(), stream).await;
+            crate::transport::fuzz::serve_pages(pages().await, stream).await;
         }
     }));
 }
 
 /// The pages of a worker whose table nobody else writes.
-fn pages() -> Arc<Pages> {
+async fn pages() -> Arc<Pages> {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
         let path = std::env::temp_dir().join(format!("sluice-fuzz-{}.yaml", std::process::id()));
         std::fs::write(&path, super::seeds::TABLE).expect("a file");
         path
     });
-    let source = FileSource::open(&FILE).expect("a table");
+    let source = FileSource::open(&FILE).await.expect("a table");
     Arc::new(Pages { source: Arc::new(source), pressure: Arc::new(|| serde_json::json!({})) })
 }

@@ -3,7 +3,7 @@
 use crate::gateway::{KeysError, ServeError};
 use crate::model::ModelError;
 use crate::runtime::StartError;
-use crate::table::FileError;
+use crate::table::SourceError;
 use crate::transport::TlsError;
 
 /// An agent that cannot serve.
@@ -21,9 +21,9 @@ pub enum NodeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The placement table's file.
+    /// Where the placement table comes from.
     #[error(transparent)]
-    TableFile(#[from] FileError),
+    Source(#[from] SourceError),
     /// The placement table.
     #[error("{0}")]
     Table(String),

@@ -26,7 +26,7 @@ use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
 use crate::link::{LinkConfig, Lost};
 use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
-use crate::table::{FileSource, Member, PlacementSource as _, Table};
+use crate::table::{FileSource, Member, PlacementSource, Table};
 use crate::telemetry::Telemetry;
 use crate::transport::{Dialer, GreetError};
 
@@ -44,7 +44,8 @@ pub async fn run_gateway(
     let admin = bind_admin(options.front.admin_listen).await?;
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     let security = Arc::new(security(&options.node, Role::Gateway)?);
-    let source = FileSource::open(&options.node.table)?;
+    // A gateway has no experts: what is wrong with the units is for workers to say.
+    let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
     let telemetry = Arc::new(Telemetry::new(0..0)?);
     let pages = Arc::new(Pages {
         telemetry: telemetry.clone(),

@@ -29,5 +29,10 @@ pub fn plan_table(options: &PlanOptions) -> Result<Table, NodeError> {
     let plan = sluice_planner::plan(&request).map_err(crate::runtime::StartError::from)?;
     let generation = table.slices.iter().map(|s| s.generation).max().unwrap_or(0) + 1;
     let slices = plan.placement(blocks, blocks, generation).into_iter().map(Arc::new).collect();
-    Ok(Table { workers: table.workers, slices })
+    Ok(Table {
+        generation: table.generation + 1,
+        segments: Some(options.segments),
+        workers: table.workers,
+        slices,
+    })
 }

@@ -20,8 +20,8 @@ use crate::cli::{NodeOptions, WorkerOptions};
 use crate::gateway::Admin;
 use crate::link::LinkConfig;
 use crate::link::rank::Gateways as Sessions;
-use crate::runtime::{Door, Room, Solo, SoloWanted, launch_solo};
-use crate::table::{FileSource, PlacementSource as _, Table};
+use crate::runtime::{Door, Room, Solo, SoloWanted, launch_solo, served_spec};
+use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
 use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
 
@@ -59,7 +59,7 @@ pub async fn run_worker(
     let (listener, peers) = bind(options.peer_listen).await?;
     let admin = bind_admin(options.admin_listen).await?;
     let security = Arc::new(security(&options.node, options.role)?);
-    let source = Arc::new(FileSource::open(&options.node.table)?);
+    let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
     let table = source.watch();
     let own = own(&options, &table.borrow())?;
     let telemetry = Arc::new(Telemetry::new(own.0..own.0 + 1)?);
@@ -67,10 +67,9 @@ pub async fn run_worker(
     let admin_at = admin.as_ref().map(|(_, at)| *at);
     let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
 
-    let now = Arc::clone(&table.borrow());
     let mut stop = std::pin::pin!(stop);
     let loaded = tokio::select! {
-        loaded = load(&options, &now, own, telemetry) => loaded?,
+        loaded = load(&options, &source, own, telemetry) => loaded?,
         () = &mut stop => {
             stop_admin(admin).await?;
             return Ok(());
@@ -168,10 +167,11 @@ struct Loaded {
 
 async fn load(
     options: &WorkerOptions,
-    table: &Table,
+    source: &Arc<dyn PlacementSource>,
     own: WorkerId,
     telemetry: Arc<Telemetry>,
 ) -> Result<Loaded, NodeError> {
+    let table = Arc::clone(&source.watch().borrow());
     let held = table.slices.iter().flat_map(|s| &s.replicas).filter(|r| r.worker == own).count() as u32;
     let room = Room {
         is_rank: options.role.is_rank(),
@@ -183,9 +183,14 @@ async fn load(
         patience: PATIENCE,
         probe_every: Some(PROBE_EVERY),
     };
-    let (source, engine) = (options.model.clone(), options.engine.clone());
+    let (placement, from, mut engine) = (Arc::clone(source), options.model.clone(), options.engine.clone());
+    // What a rank has return rows for is fixed for its life.
+    engine.slices = options.slices.unwrap_or_else(|| table.finest(engine.segments));
     tokio::task::spawn_blocking(move || {
-        let model = open_model(&source)?;
+        let model = open_model(&from)?;
+        let spec = served_spec(&model.weights, &engine)?;
+        let parts = room.is_rank.then_some(engine.slices);
+        placement.hold(table::Engine::of(&spec, engine.segments, parts))?;
         let solo = launch_solo(&model.weights, &engine, SoloWanted { id: own, room }, telemetry)?;
         let sessions = room.is_rank.then(|| {
             let side = Arc::new(Side { door: solo.door(), clock: solo.clock() });

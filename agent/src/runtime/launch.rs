@@ -133,6 +133,17 @@ fn footprint(weights: &Weights) -> Footprint {
     }
 }
 
+/// The shape that is run: the model's, or that of the modelled devices.
+///
+/// # Errors
+/// If the cost file cannot be read or makes no sense.
+pub fn served_spec(weights: &Weights, o: &EngineOptions) -> Result<Arc<ModelSpec>, StartError> {
+    match &o.backend {
+        BackendChoice::Cpu => Ok(Arc::clone(weights.spec())),
+        BackendChoice::Modelled(file) => Ok(Arc::new(read_costs(file)?.spec())),
+    }
+}
+
 /// A worker that is to be alone in its process.
 #[derive(Clone, Copy, Debug)]
 pub struct SoloWanted {

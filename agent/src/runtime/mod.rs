@@ -26,7 +26,8 @@ pub(crate) use clock::Clock;
 pub use engine::Runtime;
 pub use gateway::{FrontDoor, start_front};
 pub use launch::{
-    SoloWanted, Surroundings, launch, launch_cpu, launch_modelled, launch_solo, read_costs, start_modelled,
+    SoloWanted, Surroundings, launch, launch_cpu, launch_modelled, launch_solo, read_costs, served_spec,
+    start_modelled,
 };
 pub use links::{Door, FrontLink, PeerLink, RankLink, Slab, Told};
 pub use loader::UnitSource;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sluice_core::config::Policy;
 use sluice_core::cost::Costs;
 use sluice_core::front::Ending;
-use sluice_core::ids::{Row, SECOND, SeqHandle, Unit};
+use sluice_core::ids::{Row, SeqHandle, Unit};
 use sluice_core::sequence::StopRule;
 use sluice_core::step::{Outcome, Step};
 
@@ -130,7 +130,6 @@ fn options() -> EngineOptions {
         waves: 1,
         prefill_chunk: 16,
         prefill_tokens: 16,
-        probe_every: Some(SECOND),
         max_step_tokens: 64,
         max_expert_rows: 64,
         max_sequences: 8,

@@ -9,41 +9,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{PlacementSource, Stale, Table, TableError, parse};
+use super::current::Current;
+use super::{Engine, PlacementSource, SourceError, Table, Why, parse};
 
 /// How often the file is looked at. Read, not only looked at: a mounted file changes by a link that is set anew.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// No table has more bytes.
 pub const LARGEST: usize = 64 << 20;
-
-/// A file without a table, or a table that is not taken.
-#[derive(Debug, thiserror::Error)]
-#[error("the placement table {}: {why}", path.display())]
-pub struct FileError {
-    path: PathBuf,
-    /// Why.
-    pub why: Why,
-}
-
-/// Why a table is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Why {
-    /// The file.
-    #[error("it cannot be read: {0}")]
-    Read(std::io::Error),
-    /// The file, on the way back.
-    #[error("it cannot be written: {0}")]
-    Write(std::io::Error),
-    /// Its size.
-    #[error("it has {0} bytes, and none may have more than {LARGEST}")]
-    Large(u64),
-    /// What it says.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// It is older than the one in use.
-    #[error(transparent)]
-    Stale(#[from] Stale),
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -55,9 +27,17 @@ pub struct FileSource {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    /// The text that was last looked at.
-    last: Mutex<String>,
-    tables: watch::Sender<Arc<Table>>,
+    seen: Mutex<Seen>,
+    current: Current,
+}
+
+/// What was in the file. Whoever writes it in place is seen half-way, and half a table may well be one.
+#[derive(Debug)]
+struct Seen {
+    /// Taken, or refused.
+    judged: String,
+    /// Something else at the last look: judged if it is still there at the next one.
+    fresh: Option<String>,
 }
 
 impl FileSource {
@@ -65,28 +45,32 @@ impl FileSource {
     ///
     /// # Errors
     /// If there is no table in it now.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
-        let fail = |why| FileError { path: path.into(), why };
-        let text = read(path).map_err(fail)?;
-        let table = parse(&text).map_err(|e| fail(e.into()))?;
-        let (tables, _) = watch::channel(Arc::new(table));
-        let shared = Arc::new(Shared { path: path.into(), last: Mutex::new(text), tables });
+    pub async fn open(path: &Path) -> Result<Self, SourceError> {
+        let fail = |why| SourceError { at: path.display().to_string(), why };
+        let text = settled(path).await.map_err(fail)?;
+        let current = Current::new(parse(&text).map_err(|e| fail(e.into()))?);
+        let seen = Mutex::new(Seen { judged: text, fresh: None });
+        let shared = Arc::new(Shared { path: path.into(), seen, current });
         let task = tokio::spawn(follow(Arc::clone(&shared)));
         Ok(Self { shared, task })
     }
 
-    /// Puts a table in place of the one in use, if no slice of it is older, and in the file. May wait for the disk.
-    ///
-    /// # Errors
-    /// Why it is not taken; the one in use stays then.
-    pub fn replace(&self, text: String) -> Result<(), FileError> {
-        self.shared.replace(text).map_err(|why| FileError { path: self.shared.path.clone(), why })
+    fn named<T>(&self, done: Result<T, impl Into<Why>>) -> Result<T, SourceError> {
+        done.map_err(|why| SourceError { at: self.shared.path.display().to_string(), why: why.into() })
     }
 }
 
 impl PlacementSource for FileSource {
     fn watch(&self) -> watch::Receiver<Arc<Table>> {
-        self.shared.tables.subscribe()
+        self.shared.current.watch()
+    }
+
+    fn hold(&self, engine: Engine) -> Result<(), SourceError> {
+        self.named(self.shared.current.hold(engine))
+    }
+
+    fn replace(&self, text: String) -> Result<(), SourceError> {
+        self.named(self.shared.replace(text))
     }
 }
 
@@ -102,33 +86,28 @@ impl Shared {
             return Err(Why::Large(text.len() as u64));
         }
         let table = parse(&text)?;
-        // Held to the end: of two pushes, or a push and a look at the file, one comes first.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tables.borrow().check(&table)?;
-        write(&self.path, &text).map_err(Why::Write)?;
-        *last = text;
-        self.publish(table);
+        // Held to the end: of a push and a look at the file, one comes first.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.take(table, || write(&self.path, &text).map_err(Why::Write))?;
+        *seen = Seen { judged: text, fresh: None };
         Ok(())
     }
 
-    /// Takes what is in the file, if it is something new.
+    /// Takes what is in the file, if it is something new and was there at the last look too.
     fn look(&self) -> Result<(), Why> {
         let text = read(&self.path)?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last == text {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.fresh.take();
+        if seen.judged == text {
             return Ok(());
         }
-        last.clone_from(&text);
-        let table = parse(&text)?;
-        self.tables.borrow().check(&table)?;
-        self.publish(table);
-        Ok(())
-    }
-
-    fn publish(&self, table: Table) {
-        let generations: Vec<u64> = table.slices.iter().map(|s| s.generation).collect();
-        tracing::info!(workers = table.workers.len(), ?generations, "the placement table has changed");
-        self.tables.send_replace(Arc::new(table));
+        if before.as_ref() != Some(&text) {
+            seen.fresh = Some(text);
+            return Ok(());
+        }
+        let table = parse(&text);
+        seen.judged = text;
+        self.current.take(table?, || Ok(()))
     }
 }
 
@@ -140,15 +119,37 @@ fn read(path: &Path) -> Result<String, Why> {
     std::fs::read_to_string(path).map_err(Why::Read)
 }
 
-/// In one step: who reads it meanwhile, or after a crash, finds the old one or the new one whole.
+/// What is in a file that nobody writes at this moment.
+async fn settled(path: &Path) -> Result<String, Why> {
+    let mut text = read(path)?;
+    let is_fresh = || {
+        let changed = std::fs::metadata(path).and_then(|m| m.modified());
+        changed.is_ok_and(|at| at.elapsed().unwrap_or_default() < LOOK_EVERY)
+    };
+    while is_fresh() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let again = read(path)?;
+        if again == text {
+            break;
+        }
+        text = again;
+    }
+    Ok(text)
+}
+
+/// In one step: who reads it meanwhile, or after a crash, finds the old one or the new one whole. Under a name of its own
+/// until then: processes may share the file.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(format!(".{:016x}.new", rand::random::<u64>()));
     let new = path.with_file_name(name);
-    let mut file = std::fs::File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(new, path)
+    let put = || {
+        let mut file = std::fs::File::create_new(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    put().inspect_err(|_| drop(std::fs::remove_file(&new)))
 }
 
 async fn follow(shared: Arc<Shared>) {
@@ -187,7 +188,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("table.yaml");
         std::fs::write(&path, text(3, 1)).unwrap();
-        let source = FileSource::open(&path).unwrap();
+        let source = FileSource::open(&path).await.unwrap();
         let tables = source.watch();
         source.replace(text(4, 2)).unwrap();
         assert_eq!(tables.borrow().slices[0].replicas.len(), 2);
@@ -208,16 +209,88 @@ mod tests {
     async fn the_file_is_watched_and_what_is_wrong_in_it_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("table.yaml");
-        assert!(FileSource::open(&path).unwrap_err().to_string().contains("cannot be read"));
+        assert!(FileSource::open(&path).await.unwrap_err().to_string().contains("cannot be read"));
         std::fs::write(&path, text(1, 1)).unwrap();
-        let source = FileSource::open(&path).unwrap();
-        let mut tables = source.watch();
+        let source = FileSource::open(&path).await.unwrap();
+        source.task.abort();
+        let looks = |put: &str| {
+            std::fs::write(&path, put).unwrap();
+            [source.shared.look(), source.shared.look()]
+        };
         for wrong in ["{", &text(1, 2)] {
-            std::fs::write(&path, wrong).unwrap();
-            assert!(source.shared.look().is_err());
+            let [first, second] = looks(wrong);
+            assert!(first.is_ok() && second.is_err(), "{first:?}");
+            assert!(source.shared.look().is_ok(), "it is complained of once");
         }
-        std::fs::write(&path, text(2, 3)).unwrap();
+        assert!(looks(&text(2, 3)).iter().all(Result::is_ok));
+        assert_eq!(source.watch().borrow().slices[0].replicas.len(), 3);
+        let watching = FileSource::open(&path).await.unwrap();
+        let mut tables = watching.watch();
+        std::fs::write(&path, text(3, 1)).unwrap();
         tables.changed().await.unwrap();
-        assert_eq!(tables.borrow().slices[0].replicas.len(), 3);
+        assert_eq!(tables.borrow().slices[0].replicas.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn half_a_table_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.yaml");
+        let whole = text(2, 3);
+        let half = &whole[..whole.rfind("  - ").unwrap()];
+        assert_eq!(parse(half).unwrap().slices[0].replicas.len(), 2);
+        std::fs::write(&path, text(1, 1)).unwrap();
+        let source = FileSource::open(&path).await.unwrap();
+        source.task.abort();
+        std::fs::write(&path, half).unwrap();
+        source.shared.look().unwrap();
+        std::fs::write(&path, &whole).unwrap();
+        source.shared.look().unwrap();
+        assert_eq!(source.watch().borrow().slices[0].generation, 1);
+        source.shared.look().unwrap();
+        assert_eq!(source.watch().borrow().slices[0].replicas.len(), 3);
+
+        // Nor at the start.
+        std::fs::write(&path, half).unwrap();
+        let (opened, ()) = tokio::join!(FileSource::open(&path), async {
+            std::fs::write(&path, &whole).unwrap();
+        });
+        assert_eq!(opened.unwrap().watch().borrow().slices[0].replicas.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn pushes_of_processes_that_share_a_file_leave_a_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.yaml");
+        std::fs::write(&path, text(1, 1)).unwrap();
+        let sources = [FileSource::open(&path).await.unwrap(), FileSource::open(&path).await.unwrap()];
+        sources.iter().for_each(|s| s.task.abort());
+        std::thread::scope(|scope| {
+            for source in &sources {
+                scope.spawn(|| (2..40).for_each(|g| source.replace(text(g, 1000)).unwrap()));
+            }
+        });
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text(39, 1000));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[tokio::test]
+    async fn what_the_engine_cannot_serve_is_refused_by_name_and_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.yaml");
+        std::fs::write(&path, text(1, 1)).unwrap();
+        let source = FileSource::open(&path).await.unwrap();
+        let engine = |segments| Engine { moe: vec![true], experts: 2, segments, parts: Some(1) };
+        let why = source.hold(engine(4)).unwrap_err().to_string();
+        assert!(why.contains("table.yaml: slices[0].units[0]: slice [0, 8]"), "{why}");
+        source.hold(engine(8)).unwrap();
+        let halves = text(2, 1).replace("[0, 8]", "[0, 4]");
+        let why = source.replace(halves.clone()).unwrap_err().to_string();
+        assert!(why.contains("--slices 2"), "{why}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text(1, 1));
+        source.task.abort();
+        std::fs::write(&path, halves).unwrap();
+        assert!([source.shared.look(), source.shared.look()][1].is_err());
+        assert_eq!(source.watch().borrow().slices[0].generation, 1);
+        source.replace(text(2, 2)).unwrap();
     }
 }

@@ -1,6 +1,8 @@
 //! Tables as text: YAML, or JSON, which is YAML.
 //!
 //! ```yaml
+//! generation: 1           # of the list of workers: rises whenever it changes (0 if left out)
+//! segments: 8             # of an expert's inner dimension; with it, processes with another --segments refuse the table
 //! workers:
 //! - {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
 //! - {number: 1, name: e0, role: experts, address: "10.0.0.2:7070"}
@@ -30,6 +32,9 @@ pub enum TableError {
     /// Not YAML, or not of this form.
     #[error("it is not a placement table: {0}")]
     Form(String),
+    /// The number of segments.
+    #[error("segments {0} is none of 1, 2, 4 and 8")]
+    Segments(u8),
     /// A worker.
     #[error("worker {name:?}: {why}")]
     Worker {
@@ -61,6 +66,10 @@ pub enum TableError {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TableText {
+    #[serde(default)]
+    generation: u64,
+    #[serde(default)]
+    segments: Option<u8>,
     workers: Vec<WorkerText>,
     #[serde(default)]
     slices: Vec<SliceText>,
@@ -114,6 +123,9 @@ fn whole() -> f32 {
 /// What is wrong, and where.
 pub fn parse(text: &str) -> Result<Table, TableError> {
     let table: TableText = serde_saphyr::from_str(text).map_err(|e| TableError::Form(e.to_string()))?;
+    if let Some(segments) = table.segments.filter(|s| ![1, 2, 4, 8].contains(s)) {
+        return Err(TableError::Segments(segments));
+    }
     let mut workers: Vec<Member> = vec![];
     for w in table.workers {
         let wrong = |why: String| TableError::Worker { name: w.name.clone(), why };
@@ -145,7 +157,7 @@ pub fn parse(text: &str) -> Result<Table, TableError> {
         end = s.blocks[1];
         slices.push(Arc::new(slice(index, s, &numbers)?));
     }
-    Ok(Table { workers, slices })
+    Ok(Table { generation: table.generation, segments: table.segments, workers, slices })
 }
 
 fn slice(
@@ -189,7 +201,11 @@ fn slice(
 pub fn render(table: &Table) -> String {
     let name = |n: WorkerId| table.workers.iter().find(|w| w.number == n).map_or("", |w| &w.name);
     let line = |value: serde_json::Value| value.to_string();
-    let mut out = String::from(if table.workers.is_empty() { "workers: []\n" } else { "workers:\n" });
+    let mut out = format!("generation: {}\n", table.generation);
+    if let Some(segments) = table.segments {
+        out += &format!("segments: {segments}\n");
+    }
+    out += if table.workers.is_empty() { "workers: []\n" } else { "workers:\n" };
     for w in &table.workers {
         let text = WorkerText {
             number: w.number.0,
@@ -227,6 +243,8 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
+generation: 4
+segments: 8
 workers:
 - {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
 - {number: 7, name: e0, role: experts, address: "10.0.0.2:7070"}
@@ -244,6 +262,7 @@ slices:
     #[test]
     fn what_is_written_is_what_was_read() {
         let table = parse(TEXT).unwrap();
+        assert_eq!((table.generation, table.segments), (4, Some(8)));
         assert_eq!(table.slices[0].replicas[1].state, ReplicaState::Active);
         assert_eq!(table.slices[0].replicas[0].worker, WorkerId(7));
         assert_eq!(parse(&render(&table)).unwrap(), table);
@@ -263,6 +282,7 @@ slices:
             ("role: experts", "role: gateway", "gateway"),
             ("blocks: [2, 3]", "blocks: [1, 3]", "slices[1]"),
             ("generation: 1", "generation: 0", "begin at 1"),
+            ("segments: 8", "segments: 3", "segments 3 is none of"),
             ("name: e0", "nome: e0", "nome"),
             ("workers:", "workers: [", "not a placement table"),
         ] {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
 use super::identity::Identity;
-use crate::table::{FileSource, LARGEST, PlacementSource as _, Why, render};
+use crate::table::{LARGEST, PlacementSource, Why, render};
 
 /// A request's head has to come within this.
 const HEAD: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const WRITE: Duration = Duration::from_secs(60);
 /// What is shown to peers.
 pub struct Pages {
     /// Where the placement is kept.
-    pub source: Arc<FileSource>,
+    pub source: Arc<dyn PlacementSource>,
     /// The page of pressure.
     pub pressure: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
@@ -83,6 +83,8 @@ async fn place(State(pages): State<Arc<Pages>>, request: Request) -> Response {
             let status = match e.why {
                 Why::Stale(_) => StatusCode::CONFLICT,
                 Why::Table(_) | Why::Large(_) => StatusCode::BAD_REQUEST,
+                Why::Misfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Why::ReadOnly => StatusCode::METHOD_NOT_ALLOWED,
                 Why::Read(_) | Why::Write(_) => StatusCode::INTERNAL_SERVER_ERROR,
             };
             (status, format!("{e}\n")).into_response()

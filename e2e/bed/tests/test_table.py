@@ -55,10 +55,14 @@ class Changes(unittest.TestCase):
 
     def test_numbers_stay(self):
         self.assertEqual([row["number"] for row in self.table.document()["workers"]], [0, 1, 2, 3])
+        before = self.table.document()["generation"]
         self.table.enlist("e2")
+        self.table.enlist("e2")
+        self.assertEqual(self.table.document()["generation"], before + 1)
         self.assertEqual(self.table.document()["workers"][-1]["number"], 4)
         self.table.strike("a0")
         self.assertEqual([row["number"] for row in self.table.document()["workers"]], [1, 2, 3, 4])
+        self.assertEqual(self.table.document()["generation"], before + 2)
 
     def test_a_replica_joins_and_leaves(self):
         self.table.enlist("e2")
@@ -113,7 +117,9 @@ class Hottest(unittest.TestCase):
 
 
 class Plans(unittest.TestCase):
-    TEXT = """workers:
+    TEXT = """generation: 7
+segments: 8
+workers:
 - {"number":0,"name":"a0","role":"attention","address":"10.0.0.1:7070"}
 slices:
 - blocks: [0, 4]
@@ -132,14 +138,15 @@ slices:
 
     def test_the_printed_form(self):
         table = parse_plan(self.TEXT)
+        self.assertEqual((table["generation"], table["segments"]), (7, 8))
         self.assertEqual(table["workers"], [{"number": 0, "name": "a0", "role": "attention", "address": "10.0.0.1:7070"}])
         self.assertEqual([part["blocks"] for part in table["slices"]], [[0, 4], [4, 5], [5, 6]])
         self.assertEqual([part["generation"] for part in table["slices"]], [1, 2, 3])
         self.assertEqual([len(part["units"]) for part in table["slices"]], [2, 0, 1])
         self.assertEqual(table["slices"][0]["units"][1], {"worker": "e1", "block": 0, "expert": 5, "slice": [0, 8],
                                                           "state": "Active", "fraction": 0.5})
-        self.assertEqual(parse_plan("workers:\nslices: []\n"), {"workers": [], "slices": []})
+        self.assertEqual(parse_plan("workers:\nslices: []\n"), {"generation": 0, "workers": [], "slices": []})
 
     def test_another_form_is_refused(self):
         with self.assertRaises(Unable):
-            parse_plan(self.TEXT.replace("generation", "age"))
+            parse_plan(self.TEXT.replace("  generation", "  age"))
