@@ -1,6 +1,6 @@
 //! Pressure: what an agent reports of one worker.
 
-use crate::ids::{Nanos, Unit};
+use crate::ids::{Nanos, Unit, WorkerId};
 
 /// One worker, now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Pressure {
     pub step: [Nanos; 3],
     /// The rank's cycle.
     pub cycle: Nanos,
+    /// Rank: workers that are slower than their siblings, and how much of their planned fractions they get.
+    pub slow: Vec<(WorkerId, f32)>,
     /// Host: units that serve, and are loading.
     pub slots: (u32, u32),
     /// Tokens of prompts found in the prefix cache, and of all prompts.

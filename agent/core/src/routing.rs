@@ -261,6 +261,11 @@ impl RoutingTable {
         }
     }
 
+    /// Workers that get less than their planned fractions, and how much of them.
+    pub fn scales(&self) -> impl Iterator<Item = (WorkerId, f32)> + '_ {
+        self.scales.iter().map(|(worker, scale)| (*worker, *scale))
+    }
+
     /// The generation of a block's rows; 0 when nothing is known.
     pub fn generation(&self, block: u16) -> u64 {
         self.blocks[block as usize].table().map_or(0, |t| t.generation)

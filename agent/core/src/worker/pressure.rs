@@ -21,6 +21,7 @@ impl Worker {
             p.stalled = r.dests.iter().map(|d| d.stalled() as u32).sum();
             p.orphans = r.orphans() as u32;
             p.cycle = r.cycle.value();
+            p.slow = r.routing.scales().collect();
             let s = r.kv.stats();
             p.prefix = (s.cached_tokens, s.admitted_tokens);
         }

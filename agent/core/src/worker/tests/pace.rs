@@ -113,6 +113,9 @@ fn a_slow_worker_gets_a_probe_now_and_then_until_it_is_as_fast_as_the_others() {
     t.rounds(20, [3, 1]);
     let [a, b] = t.rounds(60, [3, 1]);
     assert!(a * 2 < b && b < a * 4, "three times as slow, a third: {a} {b}");
+    let slow = |t: &Two| t.b.worker.pressure(t.b.now).slow;
+    let shown = slow(&t);
+    assert!(matches!(shown[..], [(WorkerId(A), share)] if share < 0.5), "{shown:?}");
     t.rounds(10, [9, 1]);
     let [a, b] = t.rounds(60, [9, 1]);
     assert!(a > 0 && a * 16 < b, "{a} {b}");
@@ -120,6 +123,7 @@ fn a_slow_worker_gets_a_probe_now_and_then_until_it_is_as_fast_as_the_others() {
     t.rounds(80, [1, 1]);
     let [a, b] = t.rounds(60, [1, 1]);
     assert!(a.abs_diff(b) <= 4, "{a} {b}");
+    assert_eq!(slow(&t), []);
 }
 
 #[test]
