@@ -89,8 +89,8 @@ impl Admin for Pages {
         }
         match self.runtime.get() {
             None => return Err("loading the model".into()),
-            Some(runtime) if runtime.numerics_id().is_empty() => {
-                return Err("waits for an attention rank".into());
+            Some(runtime) if runtime.living_ranks() == 0 => {
+                return Err("no attention rank is there: requests would wait for one".into());
             }
             Some(_) => {}
         }

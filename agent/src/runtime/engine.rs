@@ -1,5 +1,6 @@
 //! The handle on a running engine.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ pub struct Runtime {
     /// Tells every worker to leave.
     pub(super) stop: Box<dyn Fn() + Send + Sync>,
     pub(super) joins: Mutex<Vec<JoinHandle<()>>>,
+    /// Ranks that are there.
+    pub(super) living: Arc<AtomicUsize>,
     /// Of the ranks that came last.
     pub(super) numerics: Arc<RwLock<Arc<str>>>,
     /// The worker that failed first, or the front, and why.
@@ -34,6 +37,11 @@ impl Runtime {
     /// The hash of all that decides the bits.
     pub fn numerics_id(&self) -> Arc<str> {
         Arc::clone(&self.numerics.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many attention ranks are there.
+    pub fn living_ranks(&self) -> usize {
+        self.living.load(Ordering::Relaxed)
     }
 
     /// Resolves when a worker or the front is lost, with its name and the reason: the engine cannot go on then, and has

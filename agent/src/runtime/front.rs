@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) struct FrontThread {
     pub address: Sender<FrontMail>,
     /// The ranks that are there: their numerics ids, and what reaches them.
     pub ranks: HashMap<WorkerId, (Arc<str>, Arc<dyn RankLink>)>,
+    /// How many ranks are there, for who asks without waiting.
+    pub living: Arc<AtomicUsize>,
     pub observer: Arc<dyn Observer>,
 }
 
@@ -79,10 +82,12 @@ impl FrontThread {
             FrontMail::RankUp { rank, numerics, load, link } => {
                 let cohort = cohort(&numerics);
                 self.ranks.insert(rank, (numerics, link));
+                self.living.store(self.ranks.len(), Ordering::Relaxed);
                 self.front.rank_up(now, rank, cohort, load, out);
             }
             FrontMail::RankDown(rank) => {
                 self.ranks.remove(&rank);
+                self.living.store(self.ranks.len(), Ordering::Relaxed);
                 self.front.rank_down(now, rank, out);
             }
             FrontMail::Rank { rank, events, load } => {
@@ -201,6 +206,7 @@ mod tests {
             inbox,
             address: address.clone(),
             ranks: HashMap::new(),
+            living: Arc::default(),
             observer: Arc::new(()),
         };
         let load = RankLoad { free_blocks: 64, pool_blocks: 64, block_tokens: 16, queue: 0, draining: false };

@@ -1,6 +1,7 @@
 //! A front alone in its process: its ranks are elsewhere.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::Builder;
@@ -58,12 +59,14 @@ pub fn start_front(queue: usize, observer: Arc<dyn Observer>) -> Result<(Runtime
     let clock = Clock::start();
     let numerics = Arc::new(RwLock::new(Arc::from("")));
     let config = FrontConfig { queue, ..FrontConfig::new(GatewayId(0)) };
+    let living = Arc::new(AtomicUsize::new(0));
     let thread = FrontThread {
         front: Front::new(config),
         clock,
         inbox,
         address: front.clone(),
         ranks: HashMap::new(),
+        living: Arc::clone(&living),
         observer,
     };
     let (tell, lost) = watch::channel(None);
@@ -74,6 +77,7 @@ pub fn start_front(queue: usize, observer: Arc<dyn Observer>) -> Result<(Runtime
         });
     })?;
     let door = FrontDoor { front: front.clone(), clock, numerics: Arc::clone(&numerics) };
-    let runtime = Runtime { front, stop: Box::new(|| ()), joins: Mutex::new(vec![join]), numerics, lost };
+    let runtime =
+        Runtime { front, stop: Box::new(|| ()), joins: Mutex::new(vec![join]), living, numerics, lost };
     Ok((runtime, door))
 }

@@ -211,12 +211,16 @@ where
     }
     let mut front_config = FrontConfig::new(GATEWAY);
     front_config.queue = parts.queue;
+    // They are on their way to the front.
+    let ranks = sizing.workers.iter().filter(|w| w.config.rank.is_some()).count();
+    let living = Arc::new(AtomicUsize::new(ranks));
     let thread = FrontThread {
         front: Front::new(front_config),
         clock,
         inbox: front_inbox,
         address: front.clone(),
         ranks: HashMap::new(),
+        living: Arc::clone(&living),
         observer: parts.observer,
     };
     let stop_all = addresses.clone();
@@ -230,6 +234,7 @@ where
         front,
         stop: Box::new(move || stop_all.iter().for_each(|a| drop(a.send(Mail::Stop)))),
         joins: Mutex::new(joins),
+        living,
         numerics: Arc::new(RwLock::new(numerics)),
         lost: is_lost,
     };
