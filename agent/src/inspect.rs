@@ -238,12 +238,9 @@ fn memory(spec: &ModelSpec, weights: &Weights, found: &[TensorId]) -> Memory {
         let Some((dtype, element)) = weights.dtype(tensor) else { continue };
         let bytes = size(spec, tensor) * element;
         *by_dtype.entry(dtype).or_default() += bytes;
-        match tensor {
-            TensorId::Block(
-                _,
-                BlockTensor::Expert(..) | BlockTensor::FusedGateUp | BlockTensor::FusedDown,
-            ) => expert_bytes = expert_bytes.max(element),
-            _ => rank += bytes,
+        match tensor.is_expert() {
+            true => expert_bytes = expert_bytes.max(element),
+            false => rank += bytes,
         }
     }
     let moes = || spec.blocks.iter().filter_map(|block| block.feed_forward.moe());

@@ -92,7 +92,7 @@ pub struct WorkerArgs {
     )]
     pub peer_listen: SocketAddr,
     /// Experts (slices of experts) that there is room for. [default: what the table gives this worker at its start, and
-    /// half of that again]
+    /// half of that again; if that is none, all of the model's, as far as memory allows]
     #[arg(long, env = "SLUICE_SLOTS", value_name = "N", help_heading = "Parallelism")]
     pub slots: Option<u32>,
     /// Attention ranks that an expert worker has landing rows for.

@@ -173,7 +173,8 @@ pub struct WorkerOptions {
     pub peer_listen: SocketAddr,
     /// Where health, metrics and pressure are; `None`: nowhere.
     pub admin_listen: Option<SocketAddr>,
-    /// Units it has room for; `None`: as many as the table gives it at the start, and half of that again.
+    /// Units it has room for; `None`: as many as the table gives it at the start, and half of that again, or as memory
+    /// allows if it gives none.
     pub slots: Option<u32>,
     /// The most slices that a rank asks for an expert in; `None`: as many as the table has at the start.
     pub slices: Option<u8>,

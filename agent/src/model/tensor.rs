@@ -17,6 +17,14 @@ pub enum TensorId {
     Block(usize, BlockTensor),
 }
 
+impl TensorId {
+    /// Whether it belongs to routed experts, which slots hold; a rank has all the others.
+    pub fn is_expert(self) -> bool {
+        use BlockTensor::{Expert, FusedDown, FusedGateUp};
+        matches!(self, Self::Block(_, Expert(..) | FusedGateUp | FusedDown))
+    }
+}
+
 /// A tensor of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockTensor {

@@ -305,8 +305,10 @@ pub struct SharedWeights<'a> {
 pub struct Inventory {
     /// Tensors that are there and fit.
     pub found: Vec<TensorId>,
-    /// Bytes of those.
-    pub found_bytes: u64,
+    /// Bytes of the experts among those.
+    pub expert_bytes: u64,
+    /// Bytes of the others.
+    pub rank_bytes: u64,
     /// Those that are missing, have the wrong shape or a dtype that is not served.
     pub problems: Vec<CheckpointError>,
     /// Names in the checkpoint that the model has no use for.
@@ -389,7 +391,9 @@ impl Weights {
             match self.tensor(id) {
                 Ok((tensor, _)) => {
                     inventory.found.push(id);
-                    inventory.found_bytes += tensor.bytes.len() as u64;
+                    let bytes =
+                        if id.is_expert() { &mut inventory.expert_bytes } else { &mut inventory.rank_bytes };
+                    *bytes += tensor.bytes.len() as u64;
                 }
                 Err(problem) => inventory.problems.push(problem),
             }

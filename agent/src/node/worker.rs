@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice_core::hello::{Hello, Role, WireVersions};
-use sluice_core::ids::{Class, MILLI, SECOND, WorkerId};
+use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
 use tokio::sync::watch;
 
 use super::admin::{AdminTask, WorkerPages, stop_admin};
@@ -20,7 +20,7 @@ use crate::cli::{NodeOptions, WorkerOptions};
 use crate::gateway::Admin;
 use crate::link::LinkConfig;
 use crate::link::rank::Gateways as Sessions;
-use crate::runtime::{Door, Room, Solo, SoloWanted, launch_solo, served_spec};
+use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
 use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
@@ -77,6 +77,9 @@ pub async fn run_worker(
     };
     let Loaded { solo, sessions } = loaded;
     let door = solo.door();
+    if let Some(host) = &solo.plan().config.host {
+        tracing::info!(slots = host.slots, "room for units of experts");
+    }
     let gateways = sessions.map(|s| Arc::new(Accepting(Arc::new(s))) as Arc<dyn Gateways>);
     let shown = pages.clone();
     let pressure = Arc::new(move || Admin::pressure(&*shown));
@@ -172,14 +175,16 @@ async fn load(
     telemetry: Arc<Telemetry>,
 ) -> Result<Loaded, NodeError> {
     let table = Arc::clone(&source.watch().borrow());
-    let held = table.slices.iter().flat_map(|s| &s.replicas).filter(|r| r.worker == own).count() as u32;
+    let segments = |unit: Unit| u32::from(unit.slice.hi - unit.slice.lo);
+    let slots = Slots {
+        given: options.slots,
+        units: table.held_by(own).count() as u32,
+        segments: table.held_by(own).map(segments).sum(),
+    };
     let room = Room {
         is_rank: options.role.is_rank(),
         is_host: options.role.is_host(),
-        slots: options.slots.unwrap_or(held + held.div_ceil(2)),
         ranks: options.max_ranks,
-        pages: 0,
-        threads: 1,
         patience: PATIENCE,
         probe_every: Some(PROBE_EVERY),
     };
@@ -191,7 +196,7 @@ async fn load(
         let spec = served_spec(&model.weights, &engine)?;
         let parts = room.is_rank.then_some(engine.slices);
         placement.hold(table::Engine::of(&spec, engine.segments, parts))?;
-        let solo = launch_solo(&model.weights, &engine, SoloWanted { id: own, room }, telemetry)?;
+        let solo = launch_solo(&model.weights, &engine, SoloWanted { id: own, room, slots }, telemetry)?;
         let sessions = room.is_rank.then(|| {
             let side = Arc::new(Side { door: solo.door(), clock: solo.clock() });
             // What a gateway lets through is compiled here, however large its limit is.

@@ -9,7 +9,7 @@ use super::engine::Runtime;
 use super::loader::UnitSource;
 use super::memory;
 use super::observe::Observer;
-use super::sizing::{Footprint, Room, Sizing, size, size_one};
+use super::sizing::{Footprint, Room, Sizing, Slots, size, size_one};
 use super::solo::{Solo, SoloParts, start_solo};
 use super::start::{Parts, Progress, StartError, start};
 use crate::backend::Backend as _;
@@ -126,10 +126,12 @@ pub fn launch_cpu(
 
 fn footprint(weights: &Weights) -> Footprint {
     let spec = weights.spec();
+    let inventory = weights.inventory();
     Footprint {
         kv_page: kv_page_bytes(spec) as u64,
         available: memory::available(),
-        weights: weights.inventory().found_bytes + rope_bytes(spec),
+        rank: inventory.rank_bytes + rope_bytes(spec),
+        experts: inventory.expert_bytes,
     }
 }
 
@@ -149,8 +151,10 @@ pub fn served_spec(weights: &Weights, o: &EngineOptions) -> Result<Arc<ModelSpec
 pub struct SoloWanted {
     /// Its number.
     pub id: WorkerId,
-    /// What it holds and whom it serves; pages and threads follow from the options.
+    /// What it holds and whom it serves.
     pub room: Room,
+    /// How much it is to hold.
+    pub slots: Slots,
 }
 
 /// Starts a worker alone in its process, on the backend of the options.
@@ -180,7 +184,7 @@ fn solo_cpu(
         return Err(StartError::PageSize { is: o.page_size, must: PAGE_TOKENS });
     }
     let isa = isa(o.isa)?;
-    let plan = size_one(&spec, o, footprint(weights), wanted.id, wanted.room)?;
+    let plan = size_one(&spec, o, footprint(weights), wanted.id, wanted.room, wanted.slots)?;
     let pages = plan.config.rank.as_ref().map_or(0, |r| r.pages);
     let positions = (pages as usize).saturating_mul(o.page_size as usize).min(spec.max_positions);
     let store = Arc::new(WeightStore::new(Arc::clone(weights), o.segments, positions));
@@ -213,8 +217,8 @@ fn solo_modelled(
 ) -> Result<Solo, StartError> {
     let costs = read_costs(file)?;
     let spec = costs.spec();
-    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
-    let plan = size_one(&spec, o, memory, wanted.id, wanted.room)?;
+    let memory = Footprint::WEIGHTLESS;
+    let plan = size_one(&spec, o, memory, wanted.id, wanted.room, wanted.slots)?;
     let even = Routing::Skew { share: 0.0, seed: 1 };
     let routing = match skewed(&spec, o.routing, 1)? {
         Some(r) => r,
@@ -239,7 +243,7 @@ fn solo_modelled(
 pub fn launch_modelled(file: &Path, o: &EngineOptions, around: Surroundings) -> Result<Runtime, StartError> {
     let costs = read_costs(file)?;
     let spec = costs.spec();
-    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
+    let memory = Footprint::WEIGHTLESS;
     let sizing = size(&spec, o, memory)?;
     let even = Routing::Skew { share: 0.0, seed: 1 };
     let routing = match routing(&spec, o, &sizing)? {

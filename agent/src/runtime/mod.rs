@@ -34,6 +34,6 @@ pub use loader::UnitSource;
 pub use mail::FrontState;
 pub use observe::Observer;
 pub use rows::{Buffers, Rows};
-pub use sizing::{Footprint, Room, Sizing, WorkerPlan, size, size_one};
+pub use sizing::{Footprint, Room, Sizing, Slots, WorkerPlan, size, size_one};
 pub use solo::Solo;
 pub use start::{Parts, Progress, StartError, start};

@@ -49,12 +49,25 @@ pub struct Footprint {
     pub kv_page: u64,
     /// Bytes that can be had, before any weights are loaded.
     pub available: u64,
-    /// Bytes of the weights.
-    pub weights: u64,
+    /// Bytes of what a rank has of the weights: all but the experts.
+    pub rank: u64,
+    /// Bytes of all experts.
+    pub experts: u64,
 }
 
-/// Of what weights leave, KV pools of a size that nobody gave take at most one part in so many.
-const KV_PART: u64 = 4;
+impl Footprint {
+    /// Of modelled devices.
+    pub const WEIGHTLESS: Self = Self { kv_page: 1, available: u64::MAX, rank: 0, experts: 0 };
+}
+
+/// Of what weights leave, KV pools of a size that nobody gave take at most one part in so many; experts that nobody has
+/// counted leave as much.
+const PARTS: u64 = 4;
+
+/// Units: a slice of an expert each.
+fn units(shape: &Shape, slices: u8) -> u32 {
+    shape.moe.iter().filter(|m| **m).count() as u32 * u32::from(shape.experts) * u32::from(slices)
+}
 
 fn shape(spec: &ModelSpec, segments: u8) -> Shape {
     let moe = spec.blocks.iter().map(|b| b.feed_forward.moe());
@@ -74,18 +87,31 @@ pub struct Room {
     pub is_rank: bool,
     /// It holds experts.
     pub is_host: bool,
-    /// Units there is room for.
-    pub slots: u32,
     /// Other ranks that it has landing rows for.
     pub ranks: u32,
-    /// KV pages.
-    pub pages: u32,
-    /// Compute threads.
-    pub threads: usize,
     /// A peer that holds something and gives no sign for so long is masked.
     pub patience: Nanos,
     /// See [`RankConfig::probe_every`].
     pub probe_every: Option<Nanos>,
+}
+
+/// Units that a worker alone in its process is to have room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// As the options want it.
+    pub given: Option<u32>,
+    /// Units that the table gives it at its start.
+    pub units: u32,
+    /// Segments of those, added up.
+    pub segments: u32,
+}
+
+/// What a worker takes of its host.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    slots: u32,
+    pages: u32,
+    threads: usize,
 }
 
 /// Sizes an engine.
@@ -99,29 +125,27 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
     let is_rank = |i: u32| hybrid || i < o.attention_ranks;
     let is_host = |i: u32| hybrid || i >= o.attention_ranks;
     let ranks = (0..count).filter(|i| is_rank(*i)).count() as u32;
-    let pages = kv_pages(spec, o, memory, ranks)?;
+    // Workers of one process share what they hold.
+    let pages = kv_pages(spec, o, memory, memory.rank + memory.experts, ranks)?;
     let (slots, placement) = place(&shape, o, (0..count).filter(|i| is_host(*i)))?;
     let threads = (o.threads.map_or_else(cores, |t| t as usize) / count as usize).max(1);
     let workers = (0..count).map(|i| {
         let room = Room {
             is_rank: is_rank(i),
             is_host: is_host(i),
-            slots,
             ranks: ranks - u32::from(is_rank(i)),
-            pages,
-            threads,
             // Workers of one process stop and go on together: none is ever taken for lost, and a
             // slow one has the same cores as its siblings.
             patience: Nanos::MAX,
             probe_every: None,
         };
-        worker(WorkerId(i), &shape, o, room)
+        worker(WorkerId(i), &shape, o, room, Claim { slots, pages, threads })
     });
     let workers: Vec<WorkerPlan> = workers.collect::<Result<_, _>>()?;
     Ok(Sizing { workers, placement, kv_tokens: u64::from(pages) * u64::from(o.page_size) })
 }
 
-/// Sizes a worker that is alone in its process. The pages of `room` are chosen here.
+/// Sizes a worker that is alone in its process.
 ///
 /// # Errors
 /// What does not fit, in the words of the options.
@@ -131,21 +155,67 @@ pub fn size_one(
     memory: Footprint,
     id: WorkerId,
     room: Room,
+    slots: Slots,
 ) -> Result<WorkerPlan, StartError> {
-    let pages = if room.is_rank { kv_pages(spec, o, memory, 1)? } else { 0 };
+    let shape = shape(spec, o.segments);
+    let (count, bytes) = if room.is_host { host(spec, o, memory, &shape, room, slots) } else { (0, 0) };
+    let pages = match room.is_rank {
+        true => kv_pages(spec, o, memory, memory.rank.saturating_add(bytes), 1)?,
+        false => 0,
+    };
     let threads = o.threads.map_or_else(cores, |t| t as usize);
-    worker(id, &shape(spec, o.segments), o, Room { pages, threads, ..room })
+    worker(id, &shape, o, room, Claim { slots: count, pages, threads })
 }
 
-fn worker(id: WorkerId, shape: &Shape, o: &EngineOptions, room: Room) -> Result<WorkerPlan, StartError> {
+/// Slots of a worker, and the bytes that experts take when all are full.
+fn host(
+    spec: &ModelSpec,
+    o: &EngineOptions,
+    memory: Footprint,
+    shape: &Shape,
+    room: Room,
+    slots: Slots,
+) -> (u32, u64) {
+    let expert = memory.experts / u64::from(units(shape, 1).max(1));
+    // Of the units that are known, their mean; of others, what they are cut into.
+    let slot = match u64::from(slots.units) {
+        0 => expert / u64::from(o.slices.max(1)),
+        known => expert * u64::from(slots.segments) / known / u64::from(o.segments.max(1)),
+    };
+    let count = match slots {
+        Slots { given: Some(given), .. } => given,
+        // Nothing is known of what is to come: all of it, if there is memory.
+        Slots { units: 0, .. } => {
+            let least = match o.kv {
+                KvSize::Bytes(bytes) => bytes,
+                KvSize::Tokens(tokens) => tokens.div_ceil(o.page_size.into()).saturating_mul(memory.kv_page),
+                KvSize::Auto => longest(spec, o).saturating_mul(memory.kv_page),
+            };
+            let taken = if room.is_rank { memory.rank.saturating_add(least) } else { 0 };
+            let fit = memory.available.saturating_sub(taken) / PARTS * (PARTS - 1) / slot.max(1);
+            units(shape, o.slices).min(u32::try_from(fit).unwrap_or(u32::MAX))
+        }
+        // Room to move.
+        Slots { units, .. } => units.saturating_add(units.div_ceil(2)),
+    };
+    (count, slot.saturating_mul(count.into()).min(memory.experts))
+}
+
+fn worker(
+    id: WorkerId,
+    shape: &Shape,
+    o: &EngineOptions,
+    room: Room,
+    claim: Claim,
+) -> Result<WorkerPlan, StartError> {
     let (r, h) = (room.is_rank, room.is_host);
     let rank = RankConfig {
-        pages: room.pages,
+        pages: claim.pages,
         page_size: o.page_size,
         // A draw of experts is a sequence's own: equal prefixes do not have equal keys and values then.
         prefix_reuse: o.prefix_cache && o.routing == Routing::Model,
         // Room for every running sequence to go on for a page, as far as the pool allows.
-        watermark: o.max_sequences.min(room.pages / 16),
+        watermark: o.max_sequences.min(claim.pages / 16),
         max_sequences: o.max_sequences,
         prefill_chunk: o.prefill_chunk,
         prefill_tokens: o.prefill_tokens.max(o.prefill_chunk),
@@ -168,7 +238,7 @@ fn worker(id: WorkerId, shape: &Shape, o: &EngineOptions, room: Room) -> Result<
         slab,
         waves: o.waves,
         rank: r.then_some(rank),
-        host: h.then_some(HostConfig { slots: room.slots, ring }),
+        host: h.then_some(HostConfig { slots: claim.slots, ring }),
         policy,
         max_step_rows: o.max_step_tokens,
         max_expert_rows: o.max_expert_rows,
@@ -184,30 +254,42 @@ fn worker(id: WorkerId, shape: &Shape, o: &EngineOptions, room: Room) -> Result<
         (true, false) => "attention",
         _ => "experts",
     };
-    Ok(WorkerPlan { config, role, threads: room.threads })
+    Ok(WorkerPlan { config, role, threads: claim.threads })
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn kv_pages(spec: &ModelSpec, o: &EngineOptions, memory: Footprint, ranks: u32) -> Result<u32, StartError> {
+/// KV pages of the longest sequence.
+fn longest(spec: &ModelSpec, o: &EngineOptions) -> u64 {
+    (spec.max_positions as u64).div_ceil(o.page_size.into())
+}
+
+/// KV pages of each rank, beside so many bytes of weights.
+fn kv_pages(
+    spec: &ModelSpec,
+    o: &EngineOptions,
+    memory: Footprint,
+    weights: u64,
+    ranks: u32,
+) -> Result<u32, StartError> {
     let page = u64::from(o.page_size);
-    let longest = (spec.max_positions as u64).div_ceil(page);
+    let longest = longest(spec, o);
     let pages = match o.kv {
         KvSize::Tokens(t) => t.div_ceil(page),
         KvSize::Bytes(b) => b / memory.kv_page.max(1),
         KvSize::Auto => {
             let (ranks, page) = (u64::from(ranks.max(1)), memory.kv_page.max(1));
-            let left = memory.available.saturating_sub(memory.weights) / ranks / page;
+            let left = memory.available.saturating_sub(weights) / ranks / page;
             if left < longest {
                 return Err(StartError::Memory {
                     available: ByteSize(memory.available),
-                    weights: ByteSize(memory.weights),
+                    weights: ByteSize(weights),
                     kv: ByteSize(longest * page * ranks),
                 });
             }
-            (left / KV_PART).min(longest * u64::from(o.max_sequences)).max(longest)
+            (left / PARTS).min(longest * u64::from(o.max_sequences)).max(longest)
         }
     };
     match u32::try_from(pages) {
@@ -223,8 +305,7 @@ fn place(
     hosts: impl Iterator<Item = u32>,
 ) -> Result<(u32, Vec<Arc<PlacementSlice>>), StartError> {
     let hosts: Vec<u32> = hosts.collect();
-    let units =
-        shape.moe.iter().filter(|m| **m).count() as u32 * u32::from(shape.experts) * u32::from(o.slices);
+    let units = units(shape, o.slices);
     let slots = units.saturating_mul(o.replicas).div_ceil(hosts.len().max(1) as u32);
     let worker = |i: &u32| sluice_planner::Worker { id: WorkerId(*i), slots };
     let mut request = Request::new(shape.moe.clone(), shape.experts, hosts.iter().map(worker).collect());

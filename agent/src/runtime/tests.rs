@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use sluice_core::config::Policy;
 use sluice_core::cost::Costs;
 use sluice_core::front::Ending;
-use sluice_core::ids::{Row, SeqHandle, Unit};
+use sluice_core::ids::{Row, SECOND, SeqHandle, Unit, WorkerId};
 use sluice_core::sequence::StopRule;
 use sluice_core::step::{Outcome, Step};
 
-use super::{Footprint, Observer, Parts, Runtime, StartError, UnitSource, read_costs, size, start};
+use super::{
+    Footprint, Observer, Parts, Room, Runtime, Slots, StartError, UnitSource, read_costs, size, size_one,
+    start,
+};
 use crate::backend::modelled::{CostModel, ModelledBackend, ModelledConfig};
 use crate::backend::routing::{Routing, SkewedRouting};
 use crate::backend::{Backend, Probe, SampledLogprobs};
@@ -154,7 +157,7 @@ fn costs() -> Arc<CostModel> {
 fn engine(breaks: Breaks, load: Duration, cancelled: &Arc<AtomicBool>) -> Result<Runtime, StartError> {
     let costs = costs();
     let spec = costs.spec();
-    let sizing = size(&spec, &options(), Footprint { kv_page: 1, available: u64::MAX, weights: 0 })?;
+    let sizing = size(&spec, &options(), Footprint::WEIGHTLESS)?;
     let moe = spec.blocks[0].feed_forward.moe().unwrap();
     let even = Routing::Skew { share: 0.0, seed: 1 };
     let routing = SkewedRouting::new(even, spec.blocks.len(), moe.experts, moe.top_k, 3).unwrap().unwrap();
@@ -254,10 +257,58 @@ fn a_model_that_leaves_no_room_for_keys_and_values_is_refused() {
     let auto = EngineOptions { kv: KvSize::Auto, ..options() };
     let page = 1 << 20;
     let pages = (spec.max_positions as u64).div_ceil(16);
-    let tight = Footprint { kv_page: page, available: 10 * page * pages, weights: 9 * page * pages };
+    let (rank, experts) = (2 * page * pages, 7 * page * pages);
+    let tight = Footprint { kv_page: page, available: 10 * page * pages, rank, experts };
     let sizing = size(&spec, &auto, tight).unwrap();
     assert_eq!(sizing.kv_tokens, pages * 16, "room for one longest sequence, and no more than that");
-    let none = Footprint { weights: tight.weights + page, ..tight };
+    let none = Footprint { rank: rank + page, ..tight };
     let refused = size(&spec, &auto, none).unwrap_err().to_string();
     assert!(refused.contains("--kv-tokens"), "{refused}");
+}
+
+/// What a worker alone in its process gets: slots, and KV pages.
+fn alone(
+    [is_rank, is_host]: [bool; 2],
+    slots: Slots,
+    memory: Footprint,
+) -> Result<(Option<u32>, Option<u32>), StartError> {
+    let auto = EngineOptions { kv: KvSize::Auto, ..options() };
+    let room = Room { is_rank, is_host, ranks: 1, patience: SECOND, probe_every: None };
+    let plan = size_one(&costs().spec(), &auto, memory, WorkerId(3), room, slots)?;
+    Ok((plan.config.host.map(|h| h.slots), plan.config.rank.map(|r| r.pages)))
+}
+
+#[test]
+fn a_worker_is_charged_with_what_it_holds_alone() {
+    let page = 1 << 10;
+    let pages = (costs().spec().max_positions as u64).div_ceil(16);
+    let unit = page * pages;
+    let experts = 256 * unit;
+    let memory = Footprint { kv_page: page, available: 20 * unit, rank: 3 * unit, experts };
+    let given = |n| Slots { given: Some(n), ..Slots::default() };
+    // Of the 17 units' memory that the rank's own weights leave, a quarter.
+    let (slots, kv) = alone([true, false], given(99), memory).unwrap();
+    assert_eq!((slots, kv.map(u64::from)), (None, Some(17 * pages / 4)));
+    let (slots, kv) = alone([true, true], given(8), memory).unwrap();
+    assert_eq!((slots, kv.map(u64::from)), (Some(8), Some(9 * pages / 4)));
+    let refused = alone([true, true], given(17), memory).unwrap_err().to_string();
+    assert!(refused.contains("--kv-tokens"), "{refused}");
+    // Halves of experts take half.
+    let halves = Slots { given: Some(8), units: 2, segments: 8 };
+    assert_eq!(alone([true, true], halves, memory).unwrap().1.map(u64::from), Some(13 * pages / 4));
+    assert_eq!(alone([false, true], given(900), memory).unwrap(), (Some(900), None), "as it was told to");
+}
+
+#[test]
+fn slots_that_nobody_gave_are_for_what_the_table_has_or_for_all() {
+    let slots = |units, segments, roles, available| {
+        let memory = Footprint { kv_page: 1, available, rank: 1 << 20, experts: 256 << 10 };
+        alone(roles, Slots { given: None, units, segments }, memory).unwrap().0.unwrap()
+    };
+    let (host, hybrid) = ([false, true], [true, true]);
+    assert_eq!(slots(5, 40, host, u64::MAX), 8, "and half of that again");
+    assert_eq!(slots(0, 0, host, u64::MAX), 256, "all of the model's");
+    assert_eq!(slots(0, 0, host, 64 << 10), 48, "what fits, and a quarter for all else");
+    let longest = (costs().spec().max_positions as u64).div_ceil(16);
+    assert_eq!(slots(0, 0, hybrid, (64 << 10) + (1 << 20) + longest), 48, "beside what a rank needs");
 }

@@ -94,6 +94,11 @@ impl Table {
         })
     }
 
+    /// The units that a worker is to hold, whatever their state.
+    pub fn held_by(&self, worker: WorkerId) -> impl Iterator<Item = Unit> {
+        self.slices.iter().flat_map(|s| &s.replicas).filter(move |r| r.worker == worker).map(|r| r.unit)
+    }
+
     /// The worker of a name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.workers.iter().find(|w| w.name == name)
