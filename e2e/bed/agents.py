@@ -62,9 +62,8 @@ class Agents:
             command += ["--listen", "0.0.0.0:8080"]
         if host.role != "serve":
             command += ["--name", host.name, "--deployment", DEPLOYMENT, "--table", str(self.table(host.name)), "--tls",
-                        str(self.work / "tls" / host.name) if self.scenario.tls else "off"]
-        if host.role not in ("gateway", "serve"):
-            command += ["--peer-listen", f"0.0.0.0:{PEER_PORT}"]
+                        str(self.work / "tls" / host.name) if self.scenario.tls else "off",
+                        "--peer-listen", f"0.0.0.0:{PEER_PORT}"]
         return [*command, "--admin-listen", "0.0.0.0:9090", *agent.flags]
 
     def table(self, name: str) -> Path:

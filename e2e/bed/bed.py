@@ -103,6 +103,7 @@ class Bed:
         pki = Pki(self.work / "tls", DEPLOYMENT)
         for host in hosts:
             pki.issue(host.name, host.role)
+        pki.issue("operator", "operator")
         return pki
 
     def _table(self) -> tuple[table.Placed | None, table.Shape | None]:

@@ -113,9 +113,7 @@ class Pki:
 
     @property
     def operator(self) -> Path:
-        """The certificate of who may push tables."""
-        if "operator" not in self.secrets:
-            self.issue("operator", "operator")
+        """The certificate of who may push tables, issued with the others."""
         return self.secrets["operator"][0].directory
 
     def rotate_leaves(self) -> None:

@@ -40,19 +40,21 @@ class Control:
                 write(self.agents.table(name), self._table.document(agent.host.sees))
 
     async def publish(self, by: str) -> None:
-        """The table to everybody: by file, or by HTTP to those who listen to peers (their files follow, for who starts later)."""
+        """The table to everybody: by file, or by HTTP (the files follow, for who starts later)."""
         if by == "http":
-            tls = pages.as_operator(self._pki.operator) if self._pki else None
             for name, agent in self.agents.all.items():
-                if agent.running and agent.host.role != "gateway":
-                    await self._push(name, json.dumps(self.table.document(agent.host.sees)).encode(), tls)
+                if agent.running and agent.host.role != "serve":
+                    await self._push(name, json.dumps(self.table.document(agent.host.sees)).encode())
         elif by != "file":
             raise Unable(f"a table is published by `file` or `http`, not {by!r}")
         await asyncio.to_thread(self.write_tables)
 
-    async def _push(self, name: str, body: bytes, tls: ssl.SSLContext | None) -> None:
+    def _tls(self) -> ssl.SSLContext | None:
+        return pages.as_operator(self._pki.operator) if self._pki else None
+
+    async def _push(self, name: str, body: bytes) -> None:
         try:
-            status, text = await pages.get(self.agents.address(name), TABLE_PAGE, 5, "PUT", body, PEER_PORT, tls)
+            status, text = await pages.get(self.agents.address(name), TABLE_PAGE, 5, "PUT", body, PEER_PORT, self._tls())
         except (OSError, asyncio.TimeoutError, ValueError, IndexError) as error:
             raise Unable(f"{name} took no pushed table: {type(error).__name__} {error}") from error
         if status not in (200, 202, 204):
@@ -97,7 +99,8 @@ class Control:
             await asyncio.sleep(1.0)
 
     async def pressure(self, name: str) -> dict:
-        status, text = await pages.get(self.agents.address(name), "/v1/pressure", 5)
+        """With certificates, only who has one sees it."""
+        status, text = await pages.get(self.agents.address(name), "/v1/pressure", 5, port=PEER_PORT, tls=self._tls())
         if status != 200:
             raise Unable(f"{name}: /v1/pressure gave {status}: {text.strip()[:200]}")
         return json.loads(text)

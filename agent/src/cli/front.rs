@@ -13,7 +13,8 @@ use super::values::{bytes, duration};
 /// What every process has.
 #[derive(Args, Clone, Debug)]
 pub struct ProcessArgs {
-    /// Where /healthz, /readyz, /metrics and /v1/pressure are. Keep it from clients. `off` for none.
+    /// Where /healthz, /readyz, /metrics and /v1/pressure are (the last, with --tls DIR, is on --peer-listen instead). Keep
+    /// it from clients. `off` for none.
     #[arg(
         long,
         env = "SLUICE_ADMIN_LISTEN",

@@ -143,6 +143,9 @@ pub struct GatewayArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Where the operator finds /v1/pressure and /v1/placement, with a certificate of the deployment. [default: nowhere]
+    #[arg(long, env = "SLUICE_PEER_LISTEN", value_name = "ADDR", help_heading = "Network")]
+    pub peer_listen: Option<SocketAddr>,
     /// The front.
     #[command(flatten)]
     pub front: FrontArgs,
@@ -155,7 +158,8 @@ impl GatewayArgs {
     /// What is wrong and what to do.
     pub fn check(&self) -> Result<GatewayOptions, Invalid> {
         let (front, traces) = self.front.check()?;
-        Ok(GatewayOptions { node: self.node.check()?, model: self.model.source(), front, traces })
+        let (node, model, peer_listen) = (self.node.check()?, self.model.source(), self.peer_listen);
+        Ok(GatewayOptions { node, model, peer_listen, front, traces })
     }
 }
 

@@ -191,6 +191,8 @@ pub struct GatewayOptions {
     pub node: NodeOptions,
     /// The model, of which it reads tokenizer and configuration only.
     pub model: ModelSource,
+    /// Where pressure and placement are, for who has a certificate of the deployment; `None`: nowhere.
+    pub peer_listen: Option<SocketAddr>,
     /// The front.
     pub front: FrontOptions,
     /// Traces.

@@ -23,7 +23,9 @@ use crate::table::parse;
 use crate::transport::{Card, Purpose, fuzz::rank};
 
 /// A table of one rank and one worker.
-pub(super) const TABLE: &str = r#"workers:
+pub(super) const TABLE: &str = r#"generation: 2
+segments: 8
+workers:
 - {number: 0, name: a0, role: attention, address: "10.0.0.1:7070"}
 - {number: 1, name: e1, role: experts, address: "10.0.0.2:7070"}
 slices:

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sluice_core::frame::Channel;
 use sluice_wire::{Assembly, Lane, Message, Outgoing, decode, encode, message};
 
-use crate::table::{parse, render};
+use crate::table::{Engine, parse, render};
 
 /// Bytes of a row.
 pub(super) const ROW: usize = 8;
@@ -52,4 +52,8 @@ pub(super) fn placement(data: &[u8]) {
     let again = parse(&shown).unwrap_or_else(|e| panic!("{e}\n{shown}"));
     assert_eq!(again, table, "{shown}");
     assert_eq!(table.check(&again), Ok(()));
+    let engine = Engine { moe: vec![false, true, true], experts: 8, segments: 8, parts: Some(2) };
+    if table.fits(&engine).is_ok() {
+        assert!(table.finest(engine.segments) <= 2, "{shown}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The admin listener's pages: `/healthz`, `/readyz`, `/metrics`, `/v1/pressure`.
+//! The admin listener's pages: `/healthz`, `/readyz`, `/metrics`, and `/v1/pressure` where that needs no certificate.
 
 use std::sync::Arc;
 
@@ -58,13 +58,13 @@ async fn pressure(State(admin): Admins) -> Result<impl IntoResponse, ApiError> {
     Ok(Json(aside(move || admin.pressure()).await?))
 }
 
-/// The pages.
-pub fn admin_router(admin: Arc<dyn Admin>) -> Router {
-    Router::new()
+/// The pages. `open`: with that of pressure, for whoever reaches the listener.
+pub fn admin_router(admin: Arc<dyn Admin>, open: bool) -> Router {
+    let pressure = if open { Router::new().route("/v1/pressure", get(pressure)) } else { Router::new() };
+    pressure
         .route("/healthz", get(|State(admin): Admins| async move { verdict(admin.healthy()) }))
         .route("/readyz", get(|State(admin): Admins| async move { verdict(admin.ready()) }))
         .route("/metrics", get(metrics))
-        .route("/v1/pressure", get(pressure))
         .with_state(admin)
 }
 
@@ -113,7 +113,8 @@ mod tests {
     #[tokio::test]
     async fn a_page_that_waits_holds_up_nobody() {
         let (told, wait) = channel();
-        let pages = admin_router(Arc::new(Waits(Mutex::new(wait), Mutex::new(told))));
+        let admin = Arc::new(Waits(Mutex::new(wait), Mutex::new(told)));
+        let pages = admin_router(admin.clone(), true);
         let page = async |path: &str| {
             let asked = Request::get(path).body(Body::empty()).unwrap();
             let answer = pages.clone().oneshot(asked).await.unwrap();
@@ -124,5 +125,8 @@ mod tests {
             let (waited, health) = tokio::join!(page(path), page("/healthz"));
             assert_eq!((waited.as_str(), health.as_str()), ("true", "ok\n"), "{path}");
         }
+        let asked = Request::get("/v1/pressure").body(Body::empty()).unwrap();
+        let answer = admin_router(admin, false).oneshot(asked).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "it takes a certificate");
     }
 }

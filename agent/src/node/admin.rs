@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sluice_core::ids::WorkerId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -11,7 +12,9 @@ use tokio::task::JoinHandle;
 use super::error::NodeError;
 use crate::gateway::{Admin, ServeConfig, Silent, Timeouts, admin_router, serve as listen};
 use crate::runtime::Runtime;
-use crate::telemetry::{FrontSample, Telemetry};
+use crate::table::Table;
+use crate::telemetry::{FrontSample, MaskedPeer, MemberPressure, Telemetry};
+use crate::transport::{Masked, Masks};
 
 /// The admin listener, and how it is told to end.
 pub(super) struct AdminTask {
@@ -20,7 +23,8 @@ pub(super) struct AdminTask {
 }
 
 impl AdminTask {
-    pub(super) fn start(listener: TcpListener, pages: Arc<dyn Admin>) -> Self {
+    /// `open`: who reaches the listener may see pressure too.
+    pub(super) fn start(listener: TcpListener, pages: Arc<dyn Admin>, open: bool) -> Self {
         let config = ServeConfig {
             connections: 64,
             timeouts: Timeouts { drain: Duration::from_secs(1), ..Timeouts::default() },
@@ -30,7 +34,7 @@ impl AdminTask {
         let stop = async move {
             let _ = ended.changed().await;
         };
-        Self { end, task: tokio::spawn(listen(listener, admin_router(pages), config, stop)) }
+        Self { end, task: tokio::spawn(listen(listener, admin_router(pages, open), config, stop)) }
     }
 
     pub(super) async fn stop(self) -> Result<(), NodeError> {
@@ -111,16 +115,79 @@ impl Admin for Pages {
 pub(super) struct WorkerPages {
     telemetry: Arc<Telemetry>,
     pub(super) draining: AtomicBool,
+    number: WorkerId,
+    name: String,
+    incarnation: u64,
+    table: watch::Receiver<Arc<Table>>,
+    /// Units there is room for. Set when the model is loaded.
+    pub(super) slots: OnceLock<u32>,
+    pub(super) masks: Arc<Masks>,
 }
 
 impl WorkerPages {
-    pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { telemetry, draining: AtomicBool::new(false) }
+    /// Of this start of a worker of the table.
+    pub(super) fn new(
+        telemetry: Arc<Telemetry>,
+        (number, name): (WorkerId, &str),
+        incarnation: u64,
+        table: watch::Receiver<Arc<Table>>,
+    ) -> Self {
+        Self {
+            telemetry,
+            draining: AtomicBool::new(false),
+            number,
+            name: name.into(),
+            incarnation,
+            table,
+            slots: OnceLock::new(),
+            masks: Arc::default(),
+        }
     }
 
     /// Whether the worker has sequences, as it last said.
     pub(super) fn has_sequences(&self) -> bool {
         self.telemetry.samples().any(|s| s.pressure.sequences != (0, 0))
+    }
+
+    /// Units that the table wants here, and slots.
+    fn fill(&self) -> (u32, u32) {
+        let wanted = self.table.borrow().held_by(self.number).count();
+        (u32::try_from(wanted).unwrap_or(u32::MAX), self.slots.get().copied().unwrap_or_default())
+    }
+
+    /// Why what the table wants here will never all be loaded.
+    pub(super) fn overfull(&self) -> Option<String> {
+        self.slots.get()?;
+        let (wanted, slots) = self.fill();
+        (wanted > slots).then(|| {
+            format!(
+                "{wanted} units wanted, {slots} slots: raise --slots, or place fewer units on {}",
+                self.name
+            )
+        })
+    }
+
+    fn member(&self) -> MemberPressure {
+        let (units_wanted, slots) = self.fill();
+        let table = Arc::clone(&self.table.borrow());
+        let masked = self.masks.all().into_iter();
+        // Who has left the table is not missed.
+        let masked = masked.filter(|m| table.workers.iter().any(|w| w.number == m.worker));
+        let peer = |m: Masked| MaskedPeer {
+            worker: m.worker.0,
+            name: m.name,
+            reason: m.reason,
+            why: m.why,
+            seconds: m.since.elapsed().as_secs_f64(),
+        };
+        MemberPressure {
+            name: self.name.clone(),
+            incarnation: self.incarnation,
+            units_wanted,
+            slots,
+            problem: self.overfull(),
+            masked: masked.map(peer).collect(),
+        }
     }
 }
 
@@ -132,6 +199,9 @@ impl Admin for WorkerPages {
     fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining: takes nothing new".into());
+        }
+        if let Some(why) = self.overfull() {
+            return Err(why);
         }
         let mut samples = self.telemetry.samples();
         match samples.next() {
@@ -147,6 +217,57 @@ impl Admin for WorkerPages {
     }
 
     fn pressure(&self) -> serde_json::Value {
-        serde_json::to_value(self.telemetry.pressure(None)).unwrap_or_default()
+        let mut page = self.telemetry.pressure(None);
+        page.workers.iter_mut().for_each(|w| w.member = Some(self.member()));
+        serde_json::to_value(page).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::counters::Counters;
+    use sluice_core::pressure::Pressure;
+
+    use super::*;
+    use crate::table::parse;
+    use crate::telemetry::WorkerSample;
+
+    fn table(units: u16) -> Arc<Table> {
+        let rows: String = (0..units)
+            .map(|e| format!("  - {{worker: e0, block: 0, expert: {e}, slice: [0, 8]}}\n"))
+            .collect();
+        let workers = "workers:\n- {number: 4, name: e0, role: experts, address: h}\n";
+        Arc::new(
+            parse(&format!("{workers}slices:\n- blocks: [0, 1]\n  generation: 1\n  units:\n{rows}")).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_worker_without_enough_slots_says_so_instead_of_loading_for_ever() {
+        let telemetry = Arc::new(Telemetry::new(4..5).unwrap());
+        let (tables, watched) = watch::channel(table(3));
+        let pages = WorkerPages::new(telemetry.clone(), (WorkerId(4), "e0"), 17, watched);
+        assert_eq!(pages.ready(), Err("loading the model".into()));
+        pages.slots.set(2).unwrap();
+        let sample = |ready| WorkerSample {
+            worker: WorkerId(4),
+            role: "experts",
+            counters: Counters::default(),
+            pressure: Pressure { slots: (2, 0), ..Pressure::default() },
+            ready,
+            failure: None,
+        };
+        telemetry.worker_seen(sample(false));
+        let why = pages.ready().unwrap_err();
+        assert!(why.starts_with("3 units wanted, 2 slots: raise --slots"), "{why}");
+        let member = pages.pressure()["workers"][0]["member"].clone();
+        assert_eq!((&member["name"], &member["incarnation"]), (&"e0".into(), &17.into()));
+        assert_eq!((&member["units_wanted"], &member["slots"]), (&3.into(), &2.into()));
+        assert_eq!(member["problem"], why);
+        tables.send_replace(table(2));
+        assert_eq!(pages.ready(), Err("loading experts".into()));
+        telemetry.worker_seen(sample(true));
+        assert_eq!((pages.ready(), pages.overfull()), (Ok(()), None));
+        assert!(pages.pressure()["workers"][0]["member"]["problem"].is_null());
     }
 }

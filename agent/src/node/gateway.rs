@@ -16,19 +16,19 @@ use tokio::task::JoinHandle;
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
 use super::front::{gateway, serve_front, served_name};
-use super::listen::{bind, bind_admin};
+use super::listen::{bind, bind_if};
 use super::open_model;
 use super::serve::Serving;
 use super::worker::{WIRE, incarnation, security};
 use crate::cli::GatewayOptions;
-use crate::gateway::Keys;
+use crate::gateway::{Admin, Keys};
 use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
 use crate::link::{LinkConfig, Lost};
 use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{FileSource, Member, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Dialer, GreetError};
+use crate::transport::{Dialer, GreetError, listen_for_pages};
 
 /// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
 /// to be cut.
@@ -41,7 +41,8 @@ pub async fn run_gateway(
     stop: impl Future<Output = ()>,
 ) -> Result<usize, NodeError> {
     let (listener, address) = bind(options.front.listen).await?;
-    let admin = bind_admin(options.front.admin_listen).await?;
+    let admin = bind_if(options.front.admin_listen).await?;
+    let peers = bind_if(options.peer_listen).await?;
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     let security = Arc::new(security(&options.node, Role::Gateway)?);
     // A gateway has no experts: what is wrong with the units is for workers to say.
@@ -53,7 +54,16 @@ pub async fn run_gateway(
         draining: AtomicBool::new(false),
     });
     let admin_at = admin.as_ref().map(|(_, at)| *at);
-    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
+    let open = options.node.tls.is_none();
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), open));
+    let _peers = peers.map(|(listener, at)| {
+        tracing::info!(%at, "pages for who has a certificate of the deployment");
+        let shown = pages.clone();
+        let pressure = Arc::new(move || Admin::pressure(&*shown));
+        let pages = Arc::new(crate::transport::Pages { source: Arc::clone(&source), pressure });
+        let deployment = options.node.deployment.clone();
+        Listening(tokio::spawn(listen_for_pages(listener, Arc::clone(&security), deployment, pages)))
+    });
     let from = options.model.clone();
     let mut stop = std::pin::pin!(stop);
     let model = tokio::select! {
@@ -92,6 +102,15 @@ pub async fn run_gateway(
     renewing.abort();
     stop_admin(admin).await?;
     served
+}
+
+/// A listener that ends with the gateway.
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A link that ends with its rank's row in the table.

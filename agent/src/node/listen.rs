@@ -13,8 +13,8 @@ pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr
     Ok((listener, bound))
 }
 
-/// The admin listener, if there is to be one.
-pub(super) async fn bind_admin(
+/// A listener, if there is to be one.
+pub(super) async fn bind_if(
     address: Option<SocketAddr>,
 ) -> Result<Option<(TcpListener, SocketAddr)>, ServeError> {
     match address {

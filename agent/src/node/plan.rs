@@ -36,3 +36,33 @@ pub fn plan_table(options: &PlanOptions) -> Result<Table, NodeError> {
         slices,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ModelSource;
+    use crate::table::render;
+
+    #[test]
+    fn what_is_planned_anew_may_follow_what_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let workers = dir.path().join("workers.yaml");
+        let options = PlanOptions {
+            model: ModelSource::Bundled,
+            workers: workers.clone(),
+            replicas: 1,
+            slices: 2,
+            segments: 4,
+            slots: None,
+        };
+        let listed = "workers:\n- {number: 3, name: e0, role: experts, address: \"h:1\"}\n";
+        std::fs::write(&workers, listed).unwrap();
+        let first = plan_table(&options).unwrap();
+        assert_eq!((first.generation, first.segments, first.slices[0].generation), (1, Some(4), 1));
+        assert_eq!(first.finest(4), 2);
+        std::fs::write(&workers, render(&first).replace("h:1", "h:2")).unwrap();
+        let second = plan_table(&PlanOptions { slices: 4, ..options }).unwrap();
+        assert_eq!((second.generation, second.slices[0].generation), (2, 2));
+        assert_eq!(first.check(&second), Ok(()));
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
 use super::front::{gateway, serve_front, served_name};
-use super::listen::{bind, bind_admin};
+use super::listen::{bind, bind_if};
 use super::open_model;
 use crate::cli::ServeOptions;
 use crate::gateway::Keys;
@@ -42,7 +42,7 @@ pub async fn serve(
 ) -> Result<usize, NodeError> {
     // The addresses first: a port that is taken should be known before a large model is loaded.
     let (listener, address) = bind(options.front.listen).await?;
-    let admin = bind_admin(options.front.admin_listen).await?;
+    let admin = bind_if(options.front.admin_listen).await?;
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?;
     let telemetry = Arc::new(Telemetry::new(0..options.engine.workers())?);
     let pages = Arc::new(Pages {
@@ -52,7 +52,7 @@ pub async fn serve(
     });
     let serving_admin = admin.as_ref().map(|(_, at)| *at);
     // Before the model, so that a supervisor can tell loading from hanging.
-    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), true));
     let cancelled = Arc::new(AtomicBool::new(false));
     let mut stop = std::pin::pin!(stop);
     let loaded = tokio::select! {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::admin::{AdminTask, WorkerPages, stop_admin};
 use super::error::NodeError;
 use super::front::grammars;
-use super::listen::{bind, bind_admin};
+use super::listen::{bind, bind_if};
 use super::open_model;
 use super::ranks::{Accepting, Side};
 use crate::cli::{NodeOptions, WorkerOptions};
@@ -57,15 +57,17 @@ pub async fn run_worker(
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let (listener, peers) = bind(options.peer_listen).await?;
-    let admin = bind_admin(options.admin_listen).await?;
+    let admin = bind_if(options.admin_listen).await?;
     let security = Arc::new(security(&options.node, options.role)?);
     let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
     let table = source.watch();
     let own = own(&options, &table.borrow())?;
     let telemetry = Arc::new(Telemetry::new(own.0..own.0 + 1)?);
-    let pages = Arc::new(WorkerPages::new(telemetry.clone()));
+    let (name, incarnation) = (options.node.name.as_str(), incarnation());
+    let pages = Arc::new(WorkerPages::new(telemetry.clone(), (own, name), incarnation, table.clone()));
     let admin_at = admin.as_ref().map(|(_, at)| *at);
-    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone()));
+    let open = options.node.tls.is_none();
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), open));
 
     let mut stop = std::pin::pin!(stop);
     let loaded = tokio::select! {
@@ -80,6 +82,7 @@ pub async fn run_worker(
     if let Some(host) = &solo.plan().config.host {
         tracing::info!(slots = host.slots, "room for units of experts");
     }
+    let _ = pages.slots.set(solo.plan().config.host.as_ref().map_or(0, |h| h.slots));
     let gateways = sessions.map(|s| Arc::new(Accepting(Arc::new(s))) as Arc<dyn Gateways>);
     let shown = pages.clone();
     let pressure = Arc::new(move || Admin::pressure(&*shown));
@@ -87,7 +90,7 @@ pub async fn run_worker(
         deployment: options.node.deployment.clone(),
         worker: Some(own),
         name: options.node.name.clone(),
-        incarnation: incarnation(),
+        incarnation,
         role: options.role,
         wire: WIRE,
         numerics: Some(solo.numerics_id().to_owned()),
@@ -103,10 +106,11 @@ pub async fn run_worker(
             prefill: Class(options.engine.waves),
             all_pairs: solo.plan().config.policy == sluice_core::config::Policy::Sync,
             pages: Arc::new(crate::transport::Pages { source: Arc::clone(&source), pressure }),
+            masks: Arc::clone(&pages.masks),
             gateways,
         },
     );
-    let placing = tokio::spawn(place(table.clone(), Arc::clone(&door)));
+    let placing = tokio::spawn(place(table.clone(), Arc::clone(&door), Arc::clone(&pages)));
     let numerics = solo.numerics_id().to_owned();
     ready(&WorkerServing { name: options.node.name.clone(), peers, admin: admin_at, numerics });
     let lost = tokio::select! {
@@ -208,11 +212,17 @@ async fn load(
     .await?
 }
 
-/// Tells the worker each newer slice.
-async fn place(mut table: watch::Receiver<Arc<Table>>, door: Arc<dyn Door>) {
+/// Tells the worker each newer slice, and complains, once, if it has not room for all of them.
+async fn place(mut table: watch::Receiver<Arc<Table>>, door: Arc<dyn Door>, pages: Arc<WorkerPages>) {
+    let mut complaint = None;
     loop {
         let current = Arc::clone(&table.borrow_and_update());
         current.slices.iter().for_each(|slice| door.placement(Arc::clone(slice)));
+        let overfull = pages.overfull();
+        if let Some(why) = overfull.as_ref().filter(|why| complaint.as_ref() != Some(*why)) {
+            tracing::error!("{why}");
+        }
+        complaint = overfull;
         if table.changed().await.is_err() {
             return;
         }

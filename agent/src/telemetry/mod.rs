@@ -16,6 +16,6 @@ mod workers;
 
 pub use logs::{LogError, Logs, start_logs};
 pub use metrics::Telemetry;
-pub use pressure::{PressurePage, QueueLoad, UnitLoad, WorkerPressure};
+pub use pressure::{MaskedPeer, MemberPressure, PressurePage, QueueLoad, SlowPeer, UnitLoad, WorkerPressure};
 pub use sample::{FrontSample, StepKind, WorkerSample};
 pub use spans::TokenSpans;

@@ -64,6 +64,51 @@ pub struct WorkerPressure {
     pub experts: Vec<UnitLoad>,
     /// Rows dispatched since the start, by block and expert, expert by expert.
     pub dispatched: Vec<u64>,
+    /// Workers that are slower than their siblings.
+    pub slow: Vec<SlowPeer>,
+    /// What it is among the processes of its deployment, if there are several.
+    pub member: Option<MemberPressure>,
+}
+
+/// A worker that is slower than those that hold what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SlowPeer {
+    /// Its id.
+    pub worker: u32,
+    /// The part of its planned fractions that it gets.
+    pub share: f32,
+}
+
+/// A worker among others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MemberPressure {
+    /// Its name.
+    pub name: String,
+    /// Rises with each start.
+    pub incarnation: u64,
+    /// Units that the table wants it to hold.
+    pub units_wanted: u32,
+    /// Units it has room for.
+    pub slots: u32,
+    /// What somebody has to do something about.
+    pub problem: Option<String>,
+    /// Peers that it has met, and sends nothing until their next hello.
+    pub masked: Vec<MaskedPeer>,
+}
+
+/// A masked peer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MaskedPeer {
+    /// Its id.
+    pub worker: u32,
+    /// Its name.
+    pub name: String,
+    /// `broke`, `garbage`, `silent` or `owed`.
+    pub reason: &'static str,
+    /// The same, in words.
+    pub why: String,
+    /// For how long.
+    pub seconds: f64,
 }
 
 /// Median times of the last steps.
@@ -169,6 +214,8 @@ impl From<&WorkerSample> for WorkerPressure {
                 })
                 .collect(),
             dispatched: p.loads.clone(),
+            slow: p.slow.iter().map(|(worker, share)| SlowPeer { worker: worker.0, share: *share }).collect(),
+            member: None,
         }
     }
 }

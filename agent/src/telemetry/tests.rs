@@ -30,6 +30,7 @@ fn sample() -> WorkerSample {
             sequences: (2, 1),
             prefix: (16, 48),
             step: [SECOND / 100, 0, 0],
+            slow: vec![(WorkerId(7), 0.25)],
             ..Pressure::default()
         },
         ready: true,
@@ -169,6 +170,8 @@ fn pressure_is_per_unit() {
     );
     assert_eq!((&w["experts"][1]["expert"], &w["experts"][1]["rows"]), (&5.into(), &20.into()));
     assert_eq!((&w["attention"][0]["age"], &w["step"]["attention"]), (&0.02.into(), &0.01.into()));
+    assert_eq!(w["slow"], serde_json::json!([{"worker": 7, "share": 0.25}]));
+    assert!(w["member"].is_null(), "it has no peers in other processes");
     assert_eq!((&page["front"]["waiting"], &page["front"]["sequences"]), (&4.into(), &6.into()));
 }
 

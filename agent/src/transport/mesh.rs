@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::greet::{self, Book, GreetError, Met, PATIENCE, Purpose};
 use super::identity::Identity;
+use super::masks::Masks;
 use super::pages::{self, Pages};
 use super::pair::{self, Format};
 use super::stream::Stream;
@@ -52,6 +53,8 @@ pub struct MeshConfig {
     pub all_pairs: bool,
     /// Pages for peers, on the same listener.
     pub pages: Arc<Pages>,
+    /// Told which peers are masked.
+    pub masks: Arc<Masks>,
     /// Who takes gateways; a worker without attention takes none.
     pub gateways: Option<Arc<dyn Gateways>>,
 }
@@ -298,8 +301,10 @@ impl Inner {
         let _turn = turn.lock().await;
         let up = PeerUp { worker, epoch, is_rank: peer.role.is_rank(), is_host: peer.role.is_host() };
         tracing::info!(peer = peer.name, epoch, "connected");
+        self.config.masks.unmask(worker);
         let ended =
             pair::run(control, data, up, self.format.clone(), Arc::clone(&self.config.door), severed).await;
+        self.config.masks.mask(worker, &peer.name, &ended);
         tracing::info!(peer = peer.name, epoch, "disconnected: {ended}");
     }
 

@@ -11,6 +11,7 @@
 pub(crate) mod fuzz;
 mod greet;
 mod identity;
+mod masks;
 mod mesh;
 mod outbox;
 mod pages;
@@ -21,8 +22,9 @@ mod tls;
 pub use greet::{Card, GreetError, Purpose};
 pub use identity::{Identity, IdentityError};
 pub(crate) use identity::{role_name, role_of};
+pub use masks::{Masked, Masks};
 pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};
-pub use pages::Pages;
+pub use pages::{Pages, listen as listen_for_pages};
 pub use pair::{Ended, Format, run as run_pair};
 pub use stream::Stream;
 pub use tls::{Security, TlsError};

@@ -15,10 +15,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use sluice_core::hello::Role;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
+use super::greet::{GreetError, PATIENCE};
 use super::identity::Identity;
+use super::stream::Stream;
+use super::tls::{Accepted, Security};
 use crate::table::{LARGEST, PlacementSource, Why, render};
 
 /// A request's head has to come within this.
@@ -27,6 +32,11 @@ const HEAD: Duration = Duration::from_secs(5);
 const BODY: Duration = Duration::from_secs(60);
 /// A peer that takes nothing of what is written to it for so long is let go.
 const WRITE: Duration = Duration::from_secs(60);
+
+/// Connections of a listener that has nothing but pages, at most.
+const CONNECTIONS: usize = 64;
+/// A listener that cannot accept tries again after so long.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What is shown to peers.
 pub struct Pages {
@@ -105,6 +115,48 @@ async fn pressure(State(pages): State<Arc<Pages>>) -> Response {
     }
 }
 
+/// Serves the pages to who has a certificate of the deployment, on a listener of their own: gateways have no peers that
+/// dial them.
+pub async fn listen(listener: TcpListener, security: Arc<Security>, deployment: String, pages: Arc<Pages>) {
+    let (router, places) = (router(pages), Arc::new(Semaphore::new(CONNECTIONS)));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (tcp, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                tracing::warn!("a connection for pages could not be accepted: {e}");
+                sleep(AGAIN).await;
+                continue;
+            }
+        };
+        let (router, security, deployment) = (router.clone(), Arc::clone(&security), deployment.clone());
+        tokio::spawn(async move {
+            let met = timeout(PATIENCE, accept(tcp, &security, &deployment)).await;
+            match met.unwrap_or(Err(GreetError::Silent)) {
+                Ok((stream, caller)) => serve(router, stream, caller).await,
+                Err(why) => tracing::warn!(%from, "no pages are shown to it: {why}"),
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn accept(
+    tcp: TcpStream,
+    security: &Security,
+    ours: &str,
+) -> Result<(Stream, Option<Identity>), GreetError> {
+    tcp.set_nodelay(true)?;
+    let Accepted { stream, identity, is_http } = security.accept(tcp).await.map_err(GreetError::Handshake)?;
+    match &identity {
+        Some(who) if who.deployment != ours => {
+            Err(GreetError::Foreign { certificate: who.to_string(), ours: ours.into() })
+        }
+        _ if !is_http => Err(GreetError::Garbage("gateways speak HTTP here, and nothing else".into())),
+        _ => Ok((stream, identity)),
+    }
+}
+
 /// Serves one connection.
 pub(super) async fn serve<S>(router: Router, stream: S, caller: Option<Identity>)
 where
@@ -118,5 +170,48 @@ where
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     if let Err(e) = http.serve_connection(stream, TowerToHyperService::new(router)).await {
         tracing::debug!("a connection for pages broke: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tokio::sync::watch;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::table::{Engine, SourceError, Table, parse};
+
+    /// A table that others write.
+    #[derive(Debug)]
+    struct Theirs(watch::Sender<Arc<Table>>);
+
+    impl PlacementSource for Theirs {
+        fn watch(&self) -> watch::Receiver<Arc<Table>> {
+            self.0.subscribe()
+        }
+
+        fn hold(&self, _: Engine) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_that_others_write_is_shown_and_takes_no_push() {
+        let table = parse("generation: 7\nworkers: []\n").unwrap();
+        let source = Arc::new(Theirs(watch::channel(Arc::new(table)).0));
+        let pages = router(Arc::new(Pages { source, pressure: Arc::new(|| serde_json::json!({})) }));
+        let page = async |request: Request| {
+            let answer = pages.clone().oneshot(request).await.unwrap();
+            let status = answer.status();
+            let body = axum::body::to_bytes(answer.into_body(), 1000).await.unwrap();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let get = Request::get("/v1/placement").body(Body::empty()).unwrap();
+        assert_eq!(page(get).await.1, "generation: 7\nworkers: []\nslices: []\n");
+        let put = Request::put("/v1/placement").body(Body::from("workers: []")).unwrap();
+        let (status, said) = page(put).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{said}");
+        assert!(said.contains("only read here"), "{said}");
     }
 }

@@ -158,11 +158,11 @@ impl Deployment {
         let mut command = Command::new(AGENT);
         let table = self.path("table.yaml");
         command.arg(&m.role).args(["--name", name, "--admin-listen", &m.admin.to_string()]);
-        command.arg("--table").arg(table).arg("--tls").arg(dir);
+        command.arg("--table").arg(table).arg("--tls").arg(dir).args(["--peer-listen", &m.peers.to_string()]);
         match m.role.as_str() {
             "gateway" => command.args(["--listen", &m.listen.to_string()]),
             role => {
-                command.args(["--peer-listen", &m.peers.to_string(), "--threads", "1"]);
+                command.args(["--threads", "1"]);
                 if role == "attention" {
                     // Half of this is for sequences to finish in: what a test asks for takes longer.
                     command.args(["--kv-tokens", "16384", "--shutdown-grace", "600ms"]);
@@ -243,6 +243,24 @@ impl Deployment {
         while tls.is_handshaking() && tls.complete_io(&mut tcp).is_ok() {}
         // The server's verdict comes behind the client's handshake.
         let _ = rustls::Stream::new(&mut tls, &mut tcp).read(&mut [0; 64]);
+    }
+
+    /// The directory of a certificate that needs no worker's name.
+    pub fn client(&self, role: &str) -> PathBuf {
+        let dir = self.directory(role);
+        self.authority.leaf(
+            &dir,
+            &format!("spiffe://sluice/ns/default/moe/sluice/role/{role}"),
+            &self.authority,
+        );
+        dir
+    }
+
+    /// What the operator sees of a worker's pressure.
+    pub fn pressure(&self, name: &str) -> Value {
+        let (status, text) = self.page(&self.client("operator"), name, "GET", "/v1/pressure", "");
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()["workers"][0].take()
     }
 
     /// A page of a peer listener: its status and its text.

@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use ask::{Asked, metric, same};
+use ask::{Asked, get, metric, same};
 use certificates::Authority;
 use deployment::{Deployment, until};
 use peer::{Peer, card};
@@ -59,13 +59,35 @@ fn an_expert_without_a_holder_waits_for_one() {
     let mut d = Deployment::start(&[("a0", "attention"), ("e0", "experts")], 1);
     let asked = Asked::mix(4, 300);
     let reference = asked.run(&d);
+    let masked = |d: &Deployment| d.pressure("a0")["member"]["masked"].as_array().unwrap().clone();
+    assert_eq!(masked(&d), [] as [serde_json::Value; 0]);
     let orphaned = asked.run_while(&mut d, |d| {
         d.kill("e0");
         std::thread::sleep(Duration::from_millis(500));
+        let masked = masked(d);
+        assert_eq!((masked.len(), &masked[0]["name"]), (1, &json!("e0")), "{masked:?}");
+        assert_eq!(masked[0]["reason"], "broke", "{masked:?}");
         d.restart("e0");
     });
     same("the only holder killed", &orphaned, &reference);
     counted(&d, &["a0"], "sluice_orphaned_rows_total");
+    until("the holder is unmasked", Duration::from_secs(5), || masked(&d).is_empty());
+    let member = d.pressure("e0")["member"].take();
+    assert_eq!((&member["name"], &member["problem"]), (&json!("e0"), &json!(null)), "{member}");
+    assert!(
+        member["incarnation"].as_u64() > Some(0) && member["units_wanted"].as_u64() > Some(0),
+        "{member}"
+    );
+    for name in ["a0", "e0", "g0"] {
+        assert_eq!(get(d.admin(name), "/v1/pressure").unwrap().0, 404, "it takes a certificate");
+    }
+
+    d.kill("a0");
+    let ready = |d: &Deployment| get(d.admin("g0"), "/readyz").unwrap();
+    until("the gateway has no rank", Duration::from_secs(20), || ready(&d).0 == 503);
+    assert!(ready(&d).1.contains("no attention rank"), "{:?}", ready(&d));
+    d.restart("a0");
+    d.is_ready("g0");
 }
 
 #[test]
@@ -91,10 +113,8 @@ fn experts_move_while_tokens_flow() {
 #[test]
 fn a_placement_is_pushed_by_the_operator_alone() {
     let d = &Deployment::start(&[("a0", "attention"), ("e0", "experts")], 1);
-    let mine = d.authority();
     let client = |role: &str| {
-        let dir = d.directory(role);
-        mine.leaf(&dir, &format!("spiffe://sluice/ns/default/moe/sluice/role/{role}"), mine);
+        let dir = d.client(role);
         move |method: &str, body: &str| d.page(&dir, "e0", method, "/v1/placement", body)
     };
     let (operator, gateway) = (client("operator"), client("gateway"));
@@ -110,6 +130,25 @@ fn a_placement_is_pushed_by_the_operator_alone() {
     assert_eq!(operator("PUT", "workers: {").0, 400);
     assert_eq!(operator("GET", "").1, newer);
     assert_eq!(std::fs::read_to_string(d.path("table.yaml")).unwrap(), newer, "kept for the next start");
+
+    let push = |name: &str, body: &str| d.page(&d.client("operator"), name, "PUT", "/v1/placement", body);
+    let finer = newer.replace("generation: 2", "generation: 3").replace("\"slice\":[0,8]", "\"slice\":[0,2]");
+    let (status, said) = push("a0", &finer);
+    assert!(status == 422 && said.contains("start it with --slices 4"), "{status} {said}");
+    assert_eq!(std::fs::read_to_string(d.path("table.yaml")).unwrap(), newer, "what is refused is not kept");
+
+    let newest = newer.replace("generation: 2", "generation: 3");
+    assert_eq!(push("g0", &newest).0, 204, "gateways are told too");
+    let (status, said) = push("g0", &newer);
+    assert!(status == 409 && said.contains("the one in use 3"), "{status} {said}");
+    let (status, pressure) = d.page(&d.client("operator"), "g0", "GET", "/v1/pressure", "");
+    assert!(status == 200 && pressure.contains("\"front\":{"), "{status} {pressure}");
+    let other = d.directory("other");
+    d.authority().leaf(&other, "spiffe://sluice/ns/default/moe/other/role/operator", d.authority());
+    d.knock(&other, &d.address("g0"));
+    until("a stranger is named", Duration::from_secs(20), || {
+        d.log("g0").contains("no pages are shown to it")
+    });
 }
 
 #[test]
@@ -321,4 +360,8 @@ fn what_does_not_fit_is_said_at_the_start() {
     refused(&["attention", "--name", "e0", "--tls", "off"], "as Experts");
     refused(&["experts", "--name", "e0", "--tls", "/nowhere"], "/nowhere/tls.crt");
     refused(&["experts", "--name", "e0", "--tls", "off", "--deployment", "x"], "NAMESPACE/NAME");
+    refused(
+        &["attention", "--name", "a0", "--tls", "off", "--segments", "4"],
+        "or start all processes with --segments 8",
+    );
 }

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -35,6 +36,9 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
 
 class Admin(Pages):
+    # Whoever sees pressure has shown a certificate.
+    trusted = False
+
     def do_GET(self):
         units = 0
         if self.args.table:
@@ -44,9 +48,15 @@ class Admin(Pages):
             self.page("ok\n")
         elif self.path == "/metrics":
             self.page('sluice_masked_peers_total{worker="0"} 1\nsluice_replays_total 2\n')
+        elif not self.trusted and self.args.tls not in (None, "off"):
+            self.page("not found\n", 404)
         else:
             worker = {"dispatched": [9, 1, 1, 8] if self.args.role == "attention" else [], "units_serving": units, "units_loading": 0}
             self.page(json.dumps({"workers": [worker]}))
+
+
+class Peer(Admin):
+    trusted = True
 
 
 class Api(Pages):
@@ -94,9 +104,27 @@ class Api(Pages):
         self.wfile.flush()
 
 
-def serve(handler: type, at: str) -> http.server.ThreadingHTTPServer:
+class Secure(http.server.ThreadingHTTPServer):
+    """With certificates as they are when somebody connects."""
+
+    def finish_request(self, request, address):
+        tls = Pages.args.tls
+        if tls in (None, "off"):
+            return super().finish_request(request, address)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{tls}/ca.crt")
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(f"{tls}/tls.crt", f"{tls}/tls.key")
+        with context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, address)
+
+    def handle_error(self, request, address):
+        # Who shows no certificate, or shows an old one, is let go.
+        pass
+
+
+def serve(handler: type, at: str, kind: type = http.server.ThreadingHTTPServer) -> http.server.ThreadingHTTPServer:
     host, _, port = at.rpartition(":")
-    server = http.server.ThreadingHTTPServer((host, int(port)), handler)
+    server = kind((host, int(port)), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
@@ -121,6 +149,8 @@ def main() -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: args.stay or stop.set())
     servers = [serve(Admin, args.admin_listen)]
+    if args.peer_listen:
+        servers.append(serve(Peer, args.peer_listen, Secure))
     if args.listen:
         servers.append(serve(Api, args.listen))
     while not stop.wait(0.05):

@@ -208,7 +208,7 @@ min = 2
     def test_a_fault_that_cannot_be_done_is_found(self):
         code, report, _ = self.run_bed('[[fault]]\nkind = "unplace"\ntargets = ["e0"]\nunits = "all"\nby = "http"\nat = 1\n')
         self.assertEqual((code, self.broken(report)), (1, ["problems"]))
-        self.assertRegex(report["problems"][0], "took no pushed table")
+        self.assertRegex(report["problems"][0], "g0 answered a pushed table with 501")
 
     def test_an_agent_that_does_not_start_is_said(self):
         code, _, text = self.run_bed("", "--no-such-flag")
