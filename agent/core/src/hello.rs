@@ -34,7 +34,7 @@ impl Role {
     }
 }
 
-/// Versions of the wire that a build speaks: its own, and the one before.
+/// Versions of the wire that a process speaks: by default those of its release, its own and the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WireVersions {
     /// The oldest.
@@ -93,7 +93,7 @@ pub enum Refused {
     },
     /// No wire version in common.
     #[error(
-        "{name} speaks wire versions {} to {}, and this build {} to {}: roll out one release at a time",
+        "{name} speaks wire versions {} to {}, and this process {} to {}: roll out one release at a time",
         theirs.min, theirs.max, ours.min, ours.max
     )]
     Wire {
@@ -101,7 +101,7 @@ pub enum Refused {
         name: String,
         /// What it speaks.
         theirs: WireVersions,
-        /// What this build speaks.
+        /// What this process speaks.
         ours: WireVersions,
     },
     /// Its bits would be others.
@@ -249,7 +249,7 @@ mod tests {
         let refused = rank().greet(&old, None, KNOWN).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "e speaks wire versions 0 to 1, and this build 2 to 3: roll out one release at a time"
+            "e speaks wire versions 0 to 1, and this process 2 to 3: roll out one release at a time"
         );
     }
 

@@ -9,12 +9,13 @@ use sluice_core::frame::{
     TokenItem,
 };
 use sluice_core::front::RankLoad;
-use sluice_core::hello::{Hello, Role};
+use sluice_core::hello::{Hello, Role, WireVersions};
 use sluice_core::ids::{Class, GatewayId, SeqKey, Slice, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::{self, Finish, RankEvent, Refusal, StopRule};
 use sluice_core::session::SessionId;
-use sluice_wire::{Lane, Outgoing, encode, message::encode_beat};
+use sluice_wire::beat::{Heard, Times};
+use sluice_wire::{Lane, Outgoing, WIRE, encode, message::encode_beat};
 
 use super::wire::ROW;
 use crate::link::message::{self, Answer, Bind, Open, ToGateway, ToRank, Told};
@@ -90,10 +91,22 @@ fn bytes(frame: &Frame) -> Vec<u8> {
     out
 }
 
-fn beat() -> Vec<u8> {
-    let mut out = vec![];
-    encode_beat(&mut out);
-    out
+/// Heartbeats without and with an echo.
+fn beats(wire: u16) -> [Vec<u8>; 2] {
+    [None, Some(Heard { sent: 70, at: 90 })].map(|heard| {
+        let mut out = vec![];
+        encode_beat(&Times::new(100, heard), wire, &mut out);
+        out
+    })
+}
+
+/// The byte that `transport::fuzz::connection` reads.
+fn on(channel: Channel, wire: u16) -> u8 {
+    u8::from(channel == Channel::Control) | ((wire - WIRE.min) as u8) << 1
+}
+
+fn versions() -> impl Iterator<Item = u16> {
+    WIRE.min..=WIRE.max
 }
 
 fn with(first: u8, rest: &[u8]) -> Vec<u8> {
@@ -101,8 +114,11 @@ fn with(first: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn frame() -> Vec<Vec<u8>> {
-    let of = |frame: &Frame| with(u8::from(frame.channel == Channel::Control), &bytes(frame));
-    frames().iter().map(of).chain([with(1, &beat())]).collect()
+    let of = |wire| {
+        let frames = frames().into_iter().map(move |frame| with(on(frame.channel, wire), &bytes(&frame)));
+        frames.chain(beats(wire).map(|beat| with(on(Channel::Control, wire), &beat)))
+    };
+    versions().flat_map(of).collect()
 }
 
 /// What can be read, and no sound peer says.
@@ -153,11 +169,11 @@ pub(super) fn worker() -> Vec<Vec<u8>> {
 }
 
 pub(super) fn stream() -> Vec<Vec<u8>> {
-    let on = |channel: Channel, lane: Lane, more: &[Vec<u8>]| {
+    let said = |channel: Channel, wire: u16, lane: Lane, more: &[Vec<u8>]| {
         let mut out = Outgoing::default();
         let frames = frames().into_iter().filter(|frame| frame.channel == channel).map(|frame| bytes(&frame));
         frames.chain(more.iter().cloned()).for_each(|message| out.push(lane, [Bytes::from(message)]));
-        let mut all = vec![u8::from(channel == Channel::Control)];
+        let mut all = vec![on(channel, wire)];
         let mut parts = vec![];
         while let Some(head) = out.next(&mut parts) {
             all.extend(head);
@@ -167,23 +183,30 @@ pub(super) fn stream() -> Vec<Vec<u8>> {
     };
     let long =
         Frame { epoch: 3, channel: Channel::Control, number: 0, body: Body::Credit((0..17_000).collect()) };
-    vec![
-        on(Channel::Data, Lane::Urgent, &[]),
-        on(Channel::Data, Lane::Bulk, &[]),
-        on(Channel::Control, Lane::Urgent, &[beat()]),
-        on(Channel::Control, Lane::Bulk, &[bytes(&long)]),
-    ]
+    let of = |wire| {
+        [
+            said(Channel::Data, wire, Lane::Urgent, &[]),
+            said(Channel::Data, wire, Lane::Bulk, &[]),
+            said(Channel::Control, wire, Lane::Urgent, &beats(wire)),
+            said(Channel::Control, wire, Lane::Bulk, &[bytes(&long)]),
+        ]
+    };
+    versions().flat_map(of).collect()
 }
 
 pub(super) fn hello() -> Vec<Vec<u8>> {
     let word = |hello: &Hello, purpose| word(&json!({"hello": Card::new(hello, purpose)}));
     let worker = Hello { worker: Some(WorkerId(1)), name: "e1".into(), role: Role::Experts, ..rank() };
+    let ahead = Hello { wire: WireVersions { min: WIRE.max, max: WIRE.max + 1 }, ..worker.clone() };
+    let stranger = Hello { wire: WireVersions { min: WIRE.max + 1, max: WIRE.max + 2 }, ..worker.clone() };
     let gateway = Hello { worker: None, name: "g0".into(), role: Role::Gateway, numerics: None, ..rank() };
     let (control, data) = (Purpose::Control { epoch: 3 }, Purpose::Data { epoch: 3 });
     vec![
         with(0, &word(&worker, control)),
         with(2, &word(&worker, data)),
         with(0, &word(&gateway, Purpose::Gateway)),
+        with(1, &word(&ahead, data)),
+        with(0, &word(&stranger, control)),
         with(3, &word(&worker, data)),
         with(1, &self::word(&json!({"refused": "a0 speaks wire versions 1 to 1"}))),
     ]

@@ -1,30 +1,30 @@
 //! Messages between workers, and placement tables.
 
 use bytes::Bytes;
-use sluice_core::frame::Channel;
 use sluice_wire::{Assembly, Lane, Message, Outgoing, decode, encode, message};
 
 use crate::table::{Engine, parse, render};
+use crate::transport::fuzz::connection;
 
 /// Bytes of a row.
 pub(super) const ROW: usize = 8;
 
-/// The first byte says on which connection the rest came.
+/// The first byte says on which connection the rest came, and what version of the wire that has.
 pub(super) fn frame(data: &[u8]) {
-    let Some((channel, bytes)) = data.split_first() else { return };
-    let channel = if channel & 1 == 0 { Channel::Data } else { Channel::Control };
-    let Ok((read, payload)) = decode(bytes, channel, ROW) else { return };
-    let written = written(&read, payload);
+    let Some((how, bytes)) = data.split_first() else { return };
+    let (channel, wire) = connection(*how);
+    let Ok((read, payload)) = decode(bytes, channel, wire, ROW) else { return };
+    let written = written(&read, wire, payload);
     let again = through_fragments(&written);
-    let (reread, rows) = decode(&again, channel, ROW).expect("what was understood once can be sent on");
+    let (reread, rows) = decode(&again, channel, wire, ROW).expect("what was understood once can be sent on");
     assert_eq!(rows, payload, "rows change on their way");
-    assert_eq!(self::written(&reread, rows), written, "a message changes on its way");
+    assert_eq!(self::written(&reread, wire, rows), written, "a message changes on its way");
 }
 
-fn written(message: &Message, payload: &[u8]) -> Vec<u8> {
+fn written(message: &Message, wire: u16, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![];
     match message {
-        Message::Beat => message::encode_beat(&mut out),
+        Message::Beat(times) => message::encode_beat(&times.unwrap_or_default(), wire, &mut out),
         Message::Frame(frame) => encode(frame, &mut out),
     }
     out.extend_from_slice(payload);

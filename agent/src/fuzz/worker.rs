@@ -12,7 +12,7 @@ use sluice_core::sequence::{Bind, StopRule};
 use sluice_core::slab::SlabLayout;
 use sluice_core::step::{Outcome, Sample, Step};
 use sluice_core::worker::Worker;
-use sluice_wire::{Message, decode};
+use sluice_wire::{Message, WIRE, decode};
 
 use super::wire::ROW;
 
@@ -116,7 +116,7 @@ impl Bench {
     fn say(&mut self, how: u8, message: &[u8]) {
         let peer = usize::from(how & 3) % PEERS.len();
         let channel = if how & 4 == 0 { Channel::Data } else { Channel::Control };
-        if let Ok((Message::Frame(mut frame), payload)) = decode(message, channel, ROW) {
+        if let Ok((Message::Frame(mut frame), payload)) = decode(message, channel, WIRE.max, ROW) {
             let next = &mut self.numbers[peer][channel as usize];
             if how & 8 == 0 {
                 (frame.epoch, frame.number) = (3, *next);

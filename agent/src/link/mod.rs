@@ -14,7 +14,9 @@
 //!
 //! Before the first of these each side sends one that has neither acknowledgement nor number: [`message::Open`] by the
 //! gateway, [`message::Answer`] by the rank. postcard does not describe itself, so a change to any of these types, or to
-//! what they contain, is a new version of the wire, which the hellos agree on.
+//! what they contain, is a new version of the wire, which the hellos agree on. Versions 1 and 2 are the same here. What
+//! is kept for a connection that breaks may go out on the next, since that has the same version: a process that starts
+//! anew, and may speak another, knows none of the sessions of the one before.
 //!
 //! Neither side knows the run time: [`gateway::GatewaySide`] and [`rank::RankSide`] are what they call.
 

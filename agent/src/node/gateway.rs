@@ -19,7 +19,7 @@ use super::front::{gateway, serve_front, served_name};
 use super::listen::{bind, bind_if};
 use super::open_model;
 use super::serve::Serving;
-use super::worker::{WIRE, incarnation, security};
+use super::worker::{incarnation, security};
 use crate::cli::GatewayOptions;
 use crate::gateway::{Admin, Keys};
 use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
@@ -28,7 +28,7 @@ use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{FileSource, Member, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Dialer, GreetError, listen_for_pages};
+use crate::transport::{Connection, Dialer, GreetError, WIRE, listen_for_pages};
 
 /// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
 /// to be cut.
@@ -152,7 +152,8 @@ async fn keep(member: Member, dialer: Arc<Dialer>, door: FrontDoor) {
     let dial = move || {
         let (dialer, member) = (Arc::clone(&dialer), member.clone());
         async move {
-            let (hello, stream) = dialer.rank(&member).await.map_err(|e| dial_error(&e))?;
+            let (hello, connection) = dialer.rank(&member).await.map_err(|e| dial_error(&e))?;
+            let Connection { stream, .. } = connection;
             Ok(Dialed { stream, numerics: hello.numerics.unwrap_or_default().into() })
         }
     };

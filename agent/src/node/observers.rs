@@ -1,5 +1,6 @@
 //! Telemetry, as the gateway and the run time see it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -7,7 +8,7 @@ use sluice_core::front::Ending;
 use sluice_core::ids::WorkerId;
 
 use crate::telemetry::{StepKind, Telemetry, WorkerSample};
-use crate::{gateway, runtime};
+use crate::{gateway, runtime, transport};
 
 impl gateway::Observer for Telemetry {
     fn token(&self, first: bool, waited: Duration) {
@@ -50,5 +51,26 @@ impl runtime::Observer for Telemetry {
 
     fn ended(&self, ending: &Ending, after: Duration) {
         self.sequence_ended(ending, after);
+    }
+}
+
+/// The peers of one worker.
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) worker: WorkerId,
+}
+
+impl transport::Observer for Peers {
+    fn connected(&self, peer: WorkerId, wire: u16) {
+        self.telemetry.peer_connected(self.worker, peer, wire);
+    }
+
+    fn round_trip(&self, peer: WorkerId, took: Duration) {
+        self.telemetry.peer_round_trip(self.worker, peer, took);
+    }
+
+    fn disconnected(&self, peer: WorkerId) {
+        self.telemetry.peer_disconnected(self.worker, peer);
     }
 }

@@ -10,7 +10,7 @@ use sluice_core::sequence::Bind;
 use crate::link::rank::{Gateway, Gateways as Sessions, RankSide};
 use crate::runtime::{Clock, Door, FrontLink, Told};
 use crate::sampling::{CompiledGrammar, Draw, SamplingParams};
-use crate::transport::{Gateways, Stream};
+use crate::transport::{Connection, Gateways};
 
 /// What links call.
 pub(super) struct Side {
@@ -58,10 +58,11 @@ impl FrontLink for Remote {
 pub(super) struct Accepting(pub Arc<Sessions>);
 
 impl Gateways for Accepting {
-    fn connected(&self, gateway: &Hello, _wire: u16, stream: Stream) {
+    fn connected(&self, gateway: &Hello, connection: Connection) {
         let (sessions, name) = (Arc::clone(&self.0), gateway.name.clone());
         tokio::spawn(async move {
-            tracing::info!(gateway = name, "connected");
+            let Connection { stream, wire } = connection;
+            tracing::info!(gateway = name, wire, "connected");
             let end = sessions.serve(&name, stream).await;
             tracing::info!(gateway = name, "disconnected: {end}");
         });

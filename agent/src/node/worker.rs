@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sluice_core::hello::{Hello, Role, WireVersions};
+use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
 use tokio::sync::watch;
 
@@ -14,6 +14,7 @@ use super::admin::{AdminTask, WorkerPages, stop_admin};
 use super::error::NodeError;
 use super::front::grammars;
 use super::listen::{bind, bind_if};
+use super::observers::Peers;
 use super::open_model;
 use super::ranks::{Accepting, Side};
 use crate::cli::{NodeOptions, WorkerOptions};
@@ -23,10 +24,8 @@ use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
+use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security, WIRE};
 
-/// What this build speaks between processes. The oldest is that of the release before.
-pub(super) const WIRE: WireVersions = WireVersions { min: 1, max: 1 };
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
 /// A worker that is much slower than its siblings gets a batch so often.
@@ -68,6 +67,7 @@ pub async fn run_worker(
     let admin_at = admin.as_ref().map(|(_, at)| *at);
     let open = options.node.tls.is_none();
     let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), open));
+    let observer = Arc::new(Peers { telemetry: telemetry.clone(), worker: own });
 
     let mut stop = std::pin::pin!(stop);
     let loaded = tokio::select! {
@@ -102,6 +102,7 @@ pub async fn run_worker(
             hello,
             security,
             door: Arc::clone(&door),
+            observer,
             row_len: solo.row_len(),
             prefill: Class(options.engine.waves),
             all_pairs: solo.plan().config.policy == sluice_core::config::Policy::Sync,

@@ -11,6 +11,7 @@ use sluice_core::front::Ending;
 use sluice_core::ids::WorkerId;
 
 use super::front;
+use super::peers::Peers;
 use super::pressure::PressurePage;
 use super::sample::{FrontSample, StepKind, WorkerSample};
 use super::workers::{self, Seen};
@@ -35,6 +36,7 @@ pub struct Telemetry {
     slow_clients: IntCounter,
     connections: IntGauge,
     accept_errors: IntCounter,
+    peers: Peers,
     /// The id of the first worker.
     first: u32,
     /// By worker, from the first.
@@ -126,6 +128,7 @@ impl Telemetry {
             ),
             &["worker", "kind"],
         )?;
+        let peers = Peers::new(&registry)?;
         let mut steps = Vec::with_capacity(workers.len());
         for worker in workers.clone() {
             let worker = worker.to_string();
@@ -169,6 +172,7 @@ impl Telemetry {
             slow_clients,
             connections,
             accept_errors,
+            peers,
             steps,
             seen: workers.clone().map(|_| Mutex::new(None)).collect(),
         })
@@ -189,6 +193,21 @@ impl Telemetry {
     /// What a lost peer had been asked for was asked of others, so long after its last sign of life.
     pub fn asked_again(&self, after: Duration) {
         self.redispatch.observe(after.as_secs_f64());
+    }
+
+    /// A worker is connected with a peer, by this version of the wire.
+    pub fn peer_connected(&self, worker: WorkerId, peer: WorkerId, wire: u16) {
+        self.peers.connect(worker, peer, wire);
+    }
+
+    /// The way from a worker to a connected peer and back took so long.
+    pub fn peer_round_trip(&self, worker: WorkerId, peer: WorkerId, took: Duration) {
+        self.peers.round_trip(worker, peer, took);
+    }
+
+    /// A worker's connection with a peer is no more.
+    pub fn peer_disconnected(&self, worker: WorkerId, peer: WorkerId) {
+        self.peers.disconnect(worker, peer);
     }
 
     /// A worker's snapshot.
@@ -276,6 +295,11 @@ impl Telemetry {
 
     /// The page `/v1/pressure`.
     pub fn pressure(&self, front: Option<&FrontSample>) -> PressurePage {
-        PressurePage::new(self.workers().iter().map(|seen| &seen.sample), front)
+        let workers = self.workers();
+        PressurePage::new(
+            workers.iter().map(|seen| &seen.sample),
+            |worker| self.peers.pressure(worker),
+            front,
+        )
     }
 }

@@ -7,6 +7,7 @@ mod families;
 mod front;
 mod logs;
 mod metrics;
+mod peers;
 mod pressure;
 mod sample;
 mod spans;
@@ -16,6 +17,8 @@ mod workers;
 
 pub use logs::{LogError, Logs, start_logs};
 pub use metrics::Telemetry;
-pub use pressure::{MaskedPeer, MemberPressure, PressurePage, QueueLoad, SlowPeer, UnitLoad, WorkerPressure};
+pub use pressure::{
+    MaskedPeer, MemberPressure, PeerPressure, PressurePage, QueueLoad, SlowPeer, UnitLoad, WorkerPressure,
+};
 pub use sample::{FrontSample, StepKind, WorkerSample};
 pub use spans::TokenSpans;

@@ -1,7 +1,7 @@
 //! The page `/v1/pressure`: what a planner or an autoscaler wants to know, per worker and per unit.
 
 use serde::Serialize;
-use sluice_core::ids::{Nanos, SECOND};
+use sluice_core::ids::{Nanos, SECOND, WorkerId};
 
 use super::sample::{FrontSample, WorkerSample};
 
@@ -68,6 +68,8 @@ pub struct WorkerPressure {
     pub slow: Vec<SlowPeer>,
     /// What it is among the processes of its deployment, if there are several.
     pub member: Option<MemberPressure>,
+    /// Workers of other processes that it is connected with.
+    pub peers: Vec<PeerPressure>,
 }
 
 /// A worker that is slower than those that hold what it holds.
@@ -109,6 +111,17 @@ pub struct MaskedPeer {
     pub why: String,
     /// For how long.
     pub seconds: f64,
+}
+
+/// A peer that a worker is connected with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PeerPressure {
+    /// Its id.
+    pub worker: u32,
+    /// The version of the wire that the two speak.
+    pub wire: u16,
+    /// How long the way there and back takes, smoothed. None in version 1, and before the first echo.
+    pub round_trip: Option<f64>,
 }
 
 /// Median times of the last steps.
@@ -164,10 +177,11 @@ fn seconds(nanos: Nanos) -> f64 {
 impl PressurePage {
     pub(super) fn new<'a>(
         workers: impl Iterator<Item = &'a WorkerSample>,
+        peers: impl Fn(WorkerId) -> Vec<PeerPressure>,
         front: Option<&FrontSample>,
     ) -> Self {
         Self {
-            workers: workers.map(WorkerPressure::from).collect(),
+            workers: workers.map(|sample| WorkerPressure::new(sample, peers(sample.worker))).collect(),
             front: front.map(|f| FrontPressure {
                 sequences: f.live,
                 waiting: f.waiting.fresh,
@@ -177,8 +191,8 @@ impl PressurePage {
     }
 }
 
-impl From<&WorkerSample> for WorkerPressure {
-    fn from(sample: &WorkerSample) -> Self {
+impl WorkerPressure {
+    fn new(sample: &WorkerSample, peers: Vec<PeerPressure>) -> Self {
         let p = &sample.pressure;
         let [attention, experts, head] = p.step.map(seconds);
         Self {
@@ -216,6 +230,7 @@ impl From<&WorkerSample> for WorkerPressure {
             dispatched: p.loads.clone(),
             slow: p.slow.iter().map(|(worker, share)| SlowPeer { worker: worker.0, share: *share }).collect(),
             member: None,
+            peers,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::json;
 use sluice_core::counters::Counters;
 use sluice_core::front::{Complete, Ending, FrontCounts, Waiting};
 use sluice_core::ids::{SECOND, Slice, Unit, WorkerId};
@@ -173,6 +174,42 @@ fn pressure_is_per_unit() {
     assert_eq!(w["slow"], serde_json::json!([{"worker": 7, "share": 0.25}]));
     assert!(w["member"].is_null(), "it has no peers in other processes");
     assert_eq!((&page["front"]["waiting"], &page["front"]["sequences"]), (&4.into(), &6.into()));
+}
+
+#[test]
+fn a_peer_is_shown_while_it_is_connected() {
+    let t = Telemetry::new(1..2).unwrap();
+    t.worker_seen(sample());
+    let series = |t: &Telemetry| {
+        let page = t.render(None).unwrap();
+        lines(&page).keys().filter(|name| name.starts_with("sluice_peer_round_trip_seconds")).count()
+    };
+    let peers =
+        |t: &Telemetry| serde_json::to_value(t.pressure(None)).unwrap()["workers"][0]["peers"].clone();
+    let (own, old, new) = (WorkerId(1), WorkerId(2), WorkerId(3));
+    t.peer_round_trip(own, new, Duration::from_millis(1));
+    assert_eq!((series(&t), peers(&t)), (0, json!([])), "nobody is connected");
+
+    t.peer_connected(own, old, 1);
+    t.peer_connected(own, new, 2);
+    t.peer_connected(WorkerId(7), new, 2);
+    assert_eq!(series(&t), 0, "nothing is known of how far they are");
+    t.peer_round_trip(own, new, Duration::from_millis(8));
+    t.peer_round_trip(own, new, Duration::from_millis(16));
+    let due =
+        json!([{"worker": 2, "wire": 1, "round_trip": null}, {"worker": 3, "wire": 2, "round_trip": 0.009}]);
+    assert_eq!(peers(&t), due);
+    let page = t.render(None).unwrap();
+    let of = |name: &str| {
+        lines(&page)[&format!("sluice_peer_round_trip_seconds_{name}{{peer=\"3\",worker=\"1\"}}")]
+    };
+    assert_eq!((of("count"), of("sum")), (2.0, 0.024));
+
+    t.peer_disconnected(own, new);
+    assert_eq!((series(&t), peers(&t)), (0, json!([{"worker": 2, "wire": 1, "round_trip": null}])));
+    t.peer_connected(own, new, 2);
+    t.peer_round_trip(own, new, Duration::from_millis(8));
+    assert_eq!(peers(&t)[1]["round_trip"], 0.008, "what was before the connection does not count");
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use sluice_core::event::PeerUp;
 use sluice_core::frame::{Channel, Frame};
-use sluice_core::hello::{Hello, Members, Role, WireVersions};
+use sluice_core::hello::{Hello, Members, Role};
 use sluice_core::ids::{Attempt, GatewayId, SeqKey, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::Bind;
+use sluice_wire::WIRE;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -25,12 +26,18 @@ const ROW_LEN: usize = 2;
 /// What a peer is told of an error, or the log, is never longer.
 const LONGEST: usize = 2048;
 
-/// The first byte says which connection it is.
+/// The first byte says which connection it is, and what version of the wire it has.
 pub(crate) fn stream(data: &[u8]) {
-    let Some((channel, bytes)) = data.split_first() else { return };
-    let channel = if channel & 1 == 0 { Channel::Data } else { Channel::Control };
-    let ended = run(pair::receive(channel, ROW_LEN, Arc::new(Worker), bytes));
+    let Some((how, bytes)) = data.split_first() else { return };
+    let (channel, wire) = connection(*how);
+    let ended = run(pair::receive(channel, wire, ROW_LEN, Arc::new(Worker), bytes));
     is_plain(&ended.to_string());
+}
+
+/// Each of both connections in each version, as a byte says it.
+pub(crate) fn connection(how: u8) -> (Channel, u16) {
+    let channel = if how & 1 == 0 { Channel::Data } else { Channel::Control };
+    (channel, WIRE.min + u16::from(how >> 1) % (WIRE.max - WIRE.min + 1))
 }
 
 /// The first byte says who dials, and whether there are certificates.
@@ -69,7 +76,7 @@ pub(crate) fn rank() -> Hello {
         name: "a0".into(),
         incarnation: 5,
         role: Role::Attention,
-        wire: WireVersions { min: 1, max: 2 },
+        wire: WIRE,
         numerics: Some("bits".into()),
     }
 }

@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use super::greet::{self, Book, GreetError, Met, PATIENCE, Purpose};
 use super::identity::Identity;
 use super::masks::Masks;
+use super::observe::Observer;
 use super::pages::{self, Pages};
 use super::pair::{self, Format};
-use super::stream::Stream;
+use super::stream::{Connection, Stream};
 use super::tls::{Accepted, Security};
 use crate::runtime::Door;
 use crate::table::{Member, Table};
@@ -33,8 +34,8 @@ const COMPLAIN: Duration = Duration::from_secs(30);
 
 /// Where a gateway's connections go.
 pub trait Gateways: Send + Sync {
-    /// A gateway has connected. `is_new`: it started anew since it was met.
-    fn connected(&self, gateway: &Hello, wire: u16, stream: Stream);
+    /// A gateway has connected.
+    fn connected(&self, gateway: &Hello, connection: Connection);
 }
 
 /// What a mesh is told at its start.
@@ -45,6 +46,8 @@ pub struct MeshConfig {
     pub security: Arc<Security>,
     /// The worker.
     pub door: Arc<dyn Door>,
+    /// Who is told of the connections with peers.
+    pub observer: Arc<dyn Observer>,
     /// Numbers in a row that travels.
     pub row_len: usize,
     /// The class of prefill.
@@ -100,7 +103,7 @@ impl Dialer {
     ///
     /// # Errors
     /// Why there is no connection.
-    pub async fn rank(&self, member: &Member) -> Result<(Hello, Stream), GreetError> {
+    pub async fn rank(&self, member: &Member) -> Result<(Hello, Connection), GreetError> {
         let opened = open(&self.security, &self.members, self, member, Purpose::Gateway);
         timeout(PATIENCE, opened).await.unwrap_or(Err(GreetError::Silent))
     }
@@ -119,12 +122,12 @@ async fn open(
     book: &dyn Book,
     member: &Member,
     purpose: Purpose,
-) -> Result<(Hello, Stream), GreetError> {
+) -> Result<(Hello, Connection), GreetError> {
     let tcp = TcpStream::connect(&member.address).await?;
     tcp.set_nodelay(true)?;
     let (mut stream, certificate) = security.connect(tcp).await.map_err(GreetError::Handshake)?;
     let met = greet::dial(&mut stream, certificate.as_ref(), members, book, &member.name, purpose).await?;
-    Ok((met.hello, stream))
+    Ok((met.hello, Connection { stream, wire: met.taken.wire }))
 }
 
 /// The running connections. Dropping it closes them.
@@ -142,7 +145,7 @@ impl Mesh {
             members: Mutex::new(Members::new(config.hello.clone())),
             table: table.clone(),
             pages: pages::router(Arc::clone(&config.pages)),
-            format: Format::new(config.row_len, config.prefill),
+            format: Format::new(config.row_len, config.prefill, Arc::clone(&config.observer)),
             config,
             halves: Mutex::default(),
             pairs: Mutex::default(),
@@ -173,8 +176,8 @@ enum Greeted {
 struct Half {
     epoch: u32,
     since: Instant,
-    control: Option<Stream>,
-    data: Option<Stream>,
+    control: Option<Connection>,
+    data: Option<Connection>,
 }
 
 /// The pair that stands with a peer: at most one at a time.
@@ -261,10 +264,11 @@ impl Inner {
 
     /// A connection of a peer that was taken.
     fn take(self: &Arc<Self>, met: Met, stream: Stream) {
+        let connection = Connection { stream, wire: met.taken.wire };
         let (worker, epoch, is_data) = match (met.purpose, met.hello.worker) {
             (Purpose::Gateway, _) => {
                 match &self.config.gateways {
-                    Some(g) => g.connected(&met.hello, met.taken.wire, stream),
+                    Some(g) => g.connected(&met.hello, connection),
                     None => tracing::warn!(peer = met.hello.name, "it takes this worker for a rank"),
                 }
                 return;
@@ -284,7 +288,7 @@ impl Inner {
         if half.epoch != epoch {
             *half = new();
         }
-        *(if is_data { &mut half.data } else { &mut half.control }) = Some(stream);
+        *(if is_data { &mut half.data } else { &mut half.control }) = Some(connection);
         if half.control.is_some() && half.data.is_some() {
             let whole = halves.remove(&worker);
             drop(halves);
@@ -295,12 +299,12 @@ impl Inner {
     }
 
     /// Runs a pair in place of the one before.
-    async fn pair(self: Arc<Self>, peer: Hello, epoch: u32, control: Stream, data: Stream) {
+    async fn pair(self: Arc<Self>, peer: Hello, epoch: u32, control: Connection, data: Connection) {
         let Some(worker) = peer.worker else { return };
         let Current { severed, turn } = self.replace(worker);
         let _turn = turn.lock().await;
         let up = PeerUp { worker, epoch, is_rank: peer.role.is_rank(), is_host: peer.role.is_host() };
-        tracing::info!(peer = peer.name, epoch, "connected");
+        tracing::info!(peer = peer.name, epoch, wire = control.wire, "connected");
         self.config.masks.unmask(worker);
         let ended =
             pair::run(control, data, up, self.format.clone(), Arc::clone(&self.config.door), severed).await;
@@ -381,7 +385,7 @@ impl Inner {
         }
     }
 
-    async fn connect(&self, member: &Member) -> Result<(Hello, u32, Stream, Stream), GreetError> {
+    async fn connect(&self, member: &Member) -> Result<(Hello, u32, Connection, Connection), GreetError> {
         let epoch = rand::random_range(1..=u32::MAX);
         let open = |purpose| open(&self.config.security, &self.members, self, member, purpose);
         let (peer, control) = open(Purpose::Control { epoch }).await?;

@@ -7,12 +7,14 @@
 //! Who is taken is decided in `sluice_core::hello`, when a peer is silent for too long in `sluice_core::silence`, what
 //! follows from the loss of one in `sluice_core`'s worker. Here are sockets, tasks and clocks.
 
+mod beat;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod greet;
 mod identity;
 mod masks;
 mod mesh;
+mod observe;
 mod outbox;
 mod pages;
 mod pair;
@@ -24,7 +26,9 @@ pub use identity::{Identity, IdentityError};
 pub(crate) use identity::{role_name, role_of};
 pub use masks::{Masked, Masks};
 pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};
+pub use observe::Observer;
 pub use pages::{Pages, listen as listen_for_pages};
 pub use pair::{Ended, Format, run as run_pair};
-pub use stream::Stream;
+pub use sluice_wire::WIRE;
+pub use stream::{Connection, Stream};
 pub use tls::{Security, TlsError};

@@ -1,26 +1,24 @@
 //! A pair of connections with one worker, from its hello until it breaks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sluice_core::event::PeerUp;
 use sluice_core::frame::{Body, Channel, Frame};
-use sluice_core::ids::{Class, MILLI, WorkerId};
-use sluice_core::silence::{Silence, SilenceConfig};
-use sluice_wire::{Assembly, Lane, Message, Whole, decode, encode, message::encode_beat};
+use sluice_core::ids::{Class, WorkerId};
+use sluice_wire::{Assembly, Lane, Message, Whole, decode, encode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader, ReadHalf};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use zerocopy::IntoBytes as _;
 
+use super::beat::Beats;
+use super::observe::Observer;
 use super::outbox::Outbox;
-use super::stream::Stream;
-use crate::runtime::{Buffers, Clock, Door, PeerLink, Rows, Slab};
+use super::stream::{Connection, Stream};
+use crate::runtime::{Buffers, Door, PeerLink, Rows, Slab};
 
-const BEAT: Duration = Duration::from_millis(50);
-/// A silent cut is noticed within a second; a peer on a crowded machine has the time that it usually takes.
-const SILENCE: SilenceConfig = SilenceConfig { beat: 50 * MILLI, least: 400 * MILLI, most: 5_000 * MILLI };
 /// A message is a batch of rows: none has more bytes.
 const LONGEST: usize = 256 << 20;
 /// Bytes that have arrived and wait for the worker, over both lanes: beyond that the socket is left unread.
@@ -38,14 +36,16 @@ pub struct Format {
     pub row_len: usize,
     /// The class of prefill.
     pub prefill: Class,
+    /// Who is told of them.
+    pub observer: Arc<dyn Observer>,
     rows: Arc<Buffers<f32>>,
     messages: Arc<Buffers<u8>>,
 }
 
 impl Format {
     /// Of a worker with rows of so many numbers, and this class of prefill.
-    pub fn new(row_len: usize, prefill: Class) -> Self {
-        Self { row_len, prefill, rows: Arc::default(), messages: Arc::default() }
+    pub fn new(row_len: usize, prefill: Class, observer: Arc<dyn Observer>) -> Self {
+        Self { row_len, prefill, observer, rows: Arc::default(), messages: Arc::default() }
     }
 }
 
@@ -122,6 +122,7 @@ impl Drop for Values {
 /// Tells the worker that the peer is gone, however the pair ends.
 struct Down {
     door: Arc<dyn Door>,
+    observer: Arc<dyn Observer>,
     worker: WorkerId,
     /// For how long nothing had been heard by then.
     silence: Duration,
@@ -129,6 +130,7 @@ struct Down {
 
 impl Drop for Down {
     fn drop(&mut self) {
+        self.observer.disconnected(self.worker);
         let now = Instant::now();
         self.door.peer_down(self.worker, now.checked_sub(self.silence).unwrap_or(now));
     }
@@ -136,38 +138,38 @@ impl Drop for Down {
 
 /// Runs a pair until it ends. `severed` ends it from outside.
 pub async fn run(
-    control: Stream,
-    data: Stream,
+    control: Connection,
+    data: Connection,
     up: PeerUp,
     format: Format,
     door: Arc<dyn Door>,
     severed: Arc<Notify>,
 ) -> Ended {
-    let clock = Clock::start();
+    let (worker, observer) = (up.worker, Arc::clone(&format.observer));
     let outbox = Arc::new(Outbox::default());
-    let silence = Arc::new(Mutex::new(Silence::new(SILENCE, clock.now())));
-    let worker = up.worker;
+    let beats = Arc::new(Beats::new(worker, control.wire, Arc::clone(&observer)));
     let link = Link { outbox: Arc::clone(&outbox), severed: Arc::clone(&severed), format: format.clone() };
-    let mut down = Down { door: Arc::clone(&door), worker, silence: Duration::ZERO };
+    observer.connected(worker, control.wire);
+    let mut down = Down { door: Arc::clone(&door), observer, worker, silence: Duration::ZERO };
     door.peer_up(up, Arc::new(link));
 
     let mut tasks = JoinSet::new();
-    for (channel, stream) in [(Channel::Control, control), (Channel::Data, data)] {
+    for (channel, Connection { stream, wire }) in [(Channel::Control, control), (Channel::Data, data)] {
         let (from, to) = tokio::io::split(stream);
         let lines = Arc::clone(&outbox);
         tasks.spawn(async move { Ended::Broke(channel, lines.send(channel, to).await) });
         let receiver = Receiver {
             channel,
+            wire,
             worker,
             format: format.clone(),
             door: Arc::clone(&door),
-            silence: Arc::clone(&silence),
-            clock,
+            beats: Arc::clone(&beats),
             waiting: Arc::new(Semaphore::new(WAITING >> 10)),
         };
         tasks.spawn(receiver.run(from));
     }
-    tasks.spawn(beat(outbox, silence, clock));
+    tasks.spawn(async move { Ended::Silent(beats.run(&outbox).await) });
     let ended = tokio::select! {
         ended = tasks.join_next() => match ended {
             Some(Ok(ended)) => ended,
@@ -182,33 +184,14 @@ pub async fn run(
     ended
 }
 
-/// Says now and then that this side lives, and notices when the other no longer does.
-async fn beat(outbox: Arc<Outbox>, silence: Arc<Mutex<Silence>>, clock: Clock) -> Ended {
-    let mut beat = vec![];
-    encode_beat(&mut beat);
-    let beat = Bytes::from(beat);
-    loop {
-        tokio::time::sleep(BEAT).await;
-        let now = clock.now();
-        let mut silence = silence.lock().unwrap_or_else(PoisonError::into_inner);
-        if silence.is_lost(now) {
-            return Ended::Silent(Duration::from_nanos(silence.lasts(now)));
-        }
-        drop(silence);
-        if outbox.is_empty(Channel::Control) {
-            outbox.push(Channel::Control, Lane::Urgent, [beat.clone()]);
-        }
-    }
-}
-
 /// The receiving end of one connection.
 struct Receiver {
     channel: Channel,
+    wire: u16,
     worker: WorkerId,
     format: Format,
     door: Arc<dyn Door>,
-    silence: Arc<Mutex<Silence>>,
-    clock: Clock,
+    beats: Arc<Beats>,
     waiting: Arc<Semaphore>,
 }
 
@@ -233,15 +216,22 @@ impl Receiver {
                 *buffer = self.format.messages.take(sluice_wire::fragment::MOST + 1);
             }
             fill(&mut from, buffer, length).await.map_err(broke)?;
-            self.silence.lock().unwrap_or_else(PoisonError::into_inner).heard(self.clock.now());
+            self.beats.sign();
             let Some(message) = assembly.ends(lane, last).map_err(|e| garbage(&e))? else { continue };
             self.deliver(message).await.map_err(|e| garbage(&e))?;
         }
     }
 
     async fn deliver(&self, message: Whole) -> Result<(), sluice_wire::message::DecodeError> {
-        let (decoded, payload) = decode(&message, self.channel, self.format.row_len * size_of::<f32>())?;
-        let Message::Frame(frame) = decoded else { return Ok(()) };
+        let row_bytes = self.format.row_len * size_of::<f32>();
+        let (decoded, payload) = decode(&message, self.channel, self.wire, row_bytes)?;
+        let frame = match decoded {
+            Message::Frame(frame) => frame,
+            Message::Beat(times) => {
+                self.beats.came(times);
+                return Ok(());
+            }
+        };
         let bytes = payload.len();
         let room = (message.len() >> 10).min(WAITING >> 10) as u32;
         let held = match room {
@@ -258,18 +248,19 @@ impl Receiver {
 #[cfg(any(test, fuzzing))]
 pub(super) async fn receive(
     channel: Channel,
+    wire: u16,
     row_len: usize,
     door: Arc<dyn Door>,
     from: impl AsyncRead + Unpin,
 ) -> Ended {
-    let clock = Clock::start();
+    let (worker, observer) = (WorkerId(1), Arc::new(()));
     let receiver = Receiver {
         channel,
-        worker: WorkerId(1),
-        format: Format::new(row_len, Class(1)),
+        wire,
+        worker,
+        beats: Arc::new(Beats::new(worker, wire, observer.clone())),
+        format: Format::new(row_len, Class(1), observer),
         door,
-        silence: Arc::new(Mutex::new(Silence::new(SILENCE, clock.now()))),
-        clock,
         waiting: Arc::new(Semaphore::new(WAITING >> 10)),
     };
     match receiver.receive(from).await {

@@ -17,6 +17,15 @@ pub enum Stream {
     Tls(Box<TlsStream<BufReader<TcpStream>>>),
 }
 
+/// A connection behind its hellos.
+#[derive(Debug)]
+pub struct Connection {
+    /// What is read from and written to.
+    pub stream: Stream,
+    /// The version of the wire that both ends speak on it.
+    pub wire: u16,
+}
+
 macro_rules! either {
     ($self:ident, $method:ident($($arg:expr),*)) => {
         match $self.get_mut() {

@@ -213,8 +213,8 @@ fn peers_that_lie_are_refused_by_name_and_harm_nobody() {
         let another = card("e1", Some(3), "experts", Some(&numerics), &control());
         let gateway = card("g9", Some(2), "gateway", None, &control());
         for (shows, card, says) in [
-            ("e0", with("wire", json!([0, 0])), "e0 speaks wire versions 0 to 0, and this build 1 to 1"),
-            ("e0", with("wire", json!([2, 9])), "e0 speaks wire versions 2 to 9, and this build 1 to 1"),
+            ("e0", with("wire", json!([0, 0])), "e0 speaks wire versions 0 to 0, and this process 1 to 2"),
+            ("e0", with("wire", json!([3, 9])), "e0 speaks wire versions 3 to 9, and this process 1 to 2"),
             ("e0", another, "a peer calls itself \"e1\", but its certificate is for \"e0\""),
             (
                 "e0",

@@ -6,7 +6,8 @@
 //! | body | a fixed record per kind, then its lists |
 //! | payload | the rows that travel (tokens: one per row, returns: one per item), each of the deployment's row size |
 //!
-//! Where a row lies at its sender is the sender's own affair and does not travel.
+//! Where a row lies at its sender is the sender's own affair and does not travel. A heartbeat is a head, and since
+//! version 2 of the wire a record of [times](Times).
 
 use std::sync::Arc;
 
@@ -19,13 +20,15 @@ use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::beat::{Echo, Times};
 use crate::record;
+use crate::version::TIMED_BEATS;
 
 /// What arrives on a connection between workers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// The peer lives.
-    Beat,
+    /// The peer lives. Since version 2 it tells the time.
+    Beat(Option<Times>),
     /// For the core. Rows of the sender are 0.
     Frame(Frame),
 }
@@ -44,6 +47,14 @@ pub enum DecodeError {
     /// A kind that nobody knows.
     #[error("messages of kind {0} are unknown: the peer speaks another version of the wire")]
     Kind(u8),
+    /// A kind of another version.
+    #[error("messages of kind {kind} are none of version {wire} of the wire, which this connection has")]
+    Version {
+        /// The kind.
+        kind: u8,
+        /// The connection's version.
+        wire: u16,
+    },
     /// A kind that does not belong here.
     #[error("a message of kind {kind} came on the {channel:?} connection")]
     Channel {
@@ -84,13 +95,27 @@ const MARK: u8 = 3;
 const CREDIT: u8 = 4;
 const REDIRECT: u8 = 5;
 const STEP_END: u8 = 6;
+/// In place of `BEAT` since version 2.
+const TIMED_BEAT: u8 = 7;
 
-/// A heartbeat.
-pub fn encode_beat(out: &mut Vec<u8>) {
-    put(out, &record::Head { kind: BEAT, zero: [0; 3], epoch: 0.into(), number: 0.into() });
+/// A heartbeat, on a connection of this version of the wire. What the version has no room for is left out.
+pub fn encode_beat(times: &Times, wire: u16, out: &mut Vec<u8>) {
+    let kind = beat_of(wire);
+    put(out, &record::Head { kind, zero: [0; 3], epoch: 0.into(), number: 0.into() });
+    if kind == TIMED_BEAT {
+        let echo = times.echo.unwrap_or(Echo { sent: 0, held: 0 });
+        let (sent, held) = (echo.sent.into(), echo.held.into());
+        let has_echo = times.echo.is_some().into();
+        put(out, &record::Times { has_echo, zero: [0; 7], sent: times.sent.into(), echo: sent, held });
+    }
 }
 
-/// Everything of a frame but its payload.
+/// The kind of heartbeats.
+fn beat_of(wire: u16) -> u8 {
+    if wire >= TIMED_BEATS { TIMED_BEAT } else { BEAT }
+}
+
+/// Everything of a frame but its payload. Frames are the same in all versions.
 pub fn encode(frame: &Frame, out: &mut Vec<u8>) {
     let kind = match &frame.body {
         Body::Tokens(_) => TOKENS,
@@ -200,17 +225,24 @@ fn redirect(r: &Redirect, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes a message apart. `row_bytes` is the size of a row of the payload, which is given back.
+/// Takes a message apart that came on a connection of this version of the wire. `row_bytes` is the size of a row of the
+/// payload, which is given back.
 ///
 /// # Errors
 /// What makes no sense in it. Whether numbers name something that exists is for the core to say.
-pub fn decode(bytes: &[u8], channel: Channel, row_bytes: usize) -> Result<(Message, &[u8]), DecodeError> {
+pub fn decode(
+    bytes: &[u8],
+    channel: Channel,
+    wire: u16,
+    row_bytes: usize,
+) -> Result<(Message, &[u8]), DecodeError> {
     let mut rest = Rest(bytes);
     let head = *rest.one::<record::Head>("head")?;
     let kind = head.kind;
     let due = match kind {
         TOKENS | RETURNS => Channel::Data,
-        BEAT | MARK | CREDIT | REDIRECT | STEP_END => Channel::Control,
+        BEAT | TIMED_BEAT if kind != beat_of(wire) => return Err(DecodeError::Version { kind, wire }),
+        BEAT | TIMED_BEAT | MARK | CREDIT | REDIRECT | STEP_END => Channel::Control,
         _ => return Err(DecodeError::Kind(kind)),
     };
     if channel != due {
@@ -241,8 +273,9 @@ pub fn decode(bytes: &[u8], channel: Channel, row_bytes: usize) -> Result<(Messa
             (Body::StepEnd(StepEnd { step: e.step.get(), frames: e.frames.get(), busy }), 0)
         }
         _ => {
+            let times = if kind == TIMED_BEAT { Some(rest.times()?) } else { None };
             rest.payload(0, row_bytes)?;
-            return Ok((Message::Beat, &[]));
+            return Ok((Message::Beat(times), &[]));
         }
     };
     let payload = rest.payload(rows, row_bytes)?;
@@ -301,6 +334,13 @@ impl<'a> Rest<'a> {
     fn items(&mut self, count: U32) -> Result<Vec<ReturnItem>, DecodeError> {
         let items = self.many::<record::Back>(count, "items")?;
         items.iter().map(returned).collect()
+    }
+
+    fn times(&mut self) -> Result<Times, DecodeError> {
+        let t = self.one::<record::Times>("times")?;
+        let echo = Echo { sent: t.echo.get(), held: t.held.get() };
+        let has_echo = flag(t.has_echo, "whether a heartbeat has an echo")?;
+        Ok(Times { sent: t.sent.get(), echo: has_echo.then_some(echo) })
     }
 
     fn mark(&mut self) -> Result<Mark, DecodeError> {

@@ -15,6 +15,16 @@ pub(crate) struct Head {
 
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
+pub(crate) struct Times {
+    pub has_echo: u8,
+    pub zero: [u8; 7],
+    pub sent: U64,
+    pub echo: U64,
+    pub held: U64,
+}
+
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
 pub(crate) struct Tokens {
     pub class: u8,
     pub has_mark: u8,

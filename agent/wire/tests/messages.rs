@@ -10,11 +10,16 @@ use sluice_core::frame::{
 };
 use sluice_core::ids::{Class, Slice, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
-use sluice_wire::message::{DecodeError, encode_beat};
-use sluice_wire::{Message, decode, encode};
+use sluice_wire::message::DecodeError;
+use sluice_wire::{Message, WIRE, decode, encode};
 use std::sync::Arc;
 
 const ROW: usize = 12;
+
+/// Every version that there is.
+fn wire() -> impl Strategy<Value = u16> {
+    WIRE.min..=WIRE.max
+}
 
 prop_compose! {
     fn slice()(lo in 0..8u8)(lo in Just(lo), hi in lo + 1..9) -> Slice { Slice { lo, hi } }
@@ -117,9 +122,9 @@ fn bytes(frame: &Frame) -> (Vec<u8>, Vec<u8>) {
 
 proptest! {
     #[test]
-    fn a_frame_comes_out_as_it_went_in(frame in frame()) {
+    fn a_frame_comes_out_as_it_went_in(frame in frame(), wire in wire()) {
         let (all, payload) = bytes(&frame);
-        let (message, rest) = decode(&all, frame.channel, ROW).unwrap();
+        let (message, rest) = decode(&all, frame.channel, wire, ROW).unwrap();
         prop_assert_eq!(message, Message::Frame(frame));
         prop_assert_eq!(rest, &payload[..]);
     }
@@ -127,47 +132,54 @@ proptest! {
     /// Credit is a list to the message's end, so only whole numbers of it can be missing unseen: the fragments' length
     /// tells those.
     #[test]
-    fn a_frame_cut_short_or_drawn_out_is_none(frame in frame(), cut in any::<prop::sample::Index>(), more in 1..4usize) {
+    fn a_frame_cut_short_or_drawn_out_is_none(
+        frame in frame(),
+        wire in wire(),
+        cut in any::<prop::sample::Index>(),
+        more in 1..4usize,
+    ) {
         let (mut all, _) = bytes(&frame);
         let short = &all[..cut.index(all.len())];
         let credit = matches!(frame.body, Body::Credit(_)) && short.len() >= 16 && short.len().is_multiple_of(4);
-        prop_assert_eq!(decode(short, frame.channel, ROW).is_ok(), credit);
+        prop_assert_eq!(decode(short, frame.channel, wire, ROW).is_ok(), credit);
         all.resize(all.len() + more, 0);
-        prop_assert!(decode(&all, frame.channel, ROW).is_err());
+        prop_assert!(decode(&all, frame.channel, wire, ROW).is_err());
     }
 
     #[test]
-    fn a_frame_on_the_wrong_connection_is_refused(frame in frame()) {
+    fn a_frame_on_the_wrong_connection_is_refused(frame in frame(), wire in wire()) {
         let (all, _) = bytes(&frame);
         let other = if frame.channel == Channel::Data { Channel::Control } else { Channel::Data };
-        let refused = matches!(decode(&all, other, ROW), Err(DecodeError::Channel { .. }));
+        let refused = matches!(decode(&all, other, wire, ROW), Err(DecodeError::Channel { .. }));
         prop_assert!(refused);
     }
 
     #[test]
     fn garbage_is_an_error_or_a_frame_but_never_a_panic(
         mut all in vec(any::<u8>(), 0..200),
-        kind in 0..8u8,
+        kind in 0..9u8,
         control: bool,
+        wire in wire(),
     ) {
         if let Some(first) = all.first_mut() {
             *first = kind;
         }
         let channel = if control { Channel::Control } else { Channel::Data };
-        let _ = decode(&all, channel, ROW);
+        let _ = decode(&all, channel, wire, ROW);
     }
 
     /// What a damaged frame is taken for is never longer than what came.
     #[test]
     fn a_damaged_frame_costs_no_more_than_its_bytes(
         frame in frame(),
+        wire in wire(),
         at in any::<prop::sample::Index>(),
         value: u8,
     ) {
         let (mut all, _) = bytes(&frame);
         let at = at.index(all.len());
         all[at] = value;
-        if let Ok((Message::Frame(f), _)) = decode(&all, frame.channel, ROW) {
+        if let Ok((Message::Frame(f), _)) = decode(&all, frame.channel, wire, ROW) {
             let (again, _) = bytes(&f);
             prop_assert!(again.len() <= all.len());
         }
@@ -181,15 +193,7 @@ fn a_list_longer_than_the_message_is_refused_before_room_is_made_for_it() {
     let (mut all, _) = bytes(&frame);
     all[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
     let needed = u32::MAX as usize * 12;
-    assert_eq!(decode(&all, Channel::Data, ROW), Err(DecodeError::Short { what: "items", needed }));
-}
-
-#[test]
-fn a_heartbeat_is_a_heartbeat() {
-    let mut all = vec![];
-    encode_beat(&mut all);
-    assert_eq!(decode(&all, Channel::Control, ROW), Ok((Message::Beat, &[][..])));
-    assert_eq!(decode(&[9; 16], Channel::Control, ROW), Err(DecodeError::Kind(9)));
+    assert_eq!(decode(&all, Channel::Data, WIRE.max, ROW), Err(DecodeError::Short { what: "items", needed }));
 }
 
 /// What no worker can mean is refused before the core sees it.
@@ -207,7 +211,7 @@ fn numbers_that_mean_nothing_are_refused() {
     for (body, what) in bodies {
         let mut out = vec![];
         encode(&Frame { channel: Channel::Control, epoch: 1, number: 0, body }, &mut out);
-        let refused = decode(&out, Channel::Control, ROW).unwrap_err();
+        let refused = decode(&out, Channel::Control, WIRE.max, ROW).unwrap_err();
         assert!(refused.to_string().contains(what), "{refused}");
     }
 }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use sluice_agent::runtime::Door;
 use sluice_agent::table::{FileSource, Member, PlacementSource as _, Table, render};
-use sluice_agent::transport::{Format, Mesh, MeshConfig, Pages, Security, Stream, run_pair};
+use sluice_agent::transport::{
+    Connection, Format, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
+};
 use sluice_core::event::PeerUp;
-use sluice_core::hello::{Hello, Role, WireVersions};
+use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, WorkerId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -170,13 +172,14 @@ async fn mesh(
         name: side.words()[1].into(),
         incarnation: 1,
         role: side.role(),
-        wire: WireVersions { min: 1, max: 1 },
+        wire: WIRE,
         numerics: Some("none".into()),
     };
     let config = MeshConfig {
         hello,
         security: Arc::new(security),
         door,
+        observer: Arc::new(()),
         row_len: setup.row_len(),
         prefill: PREFILL,
         all_pairs: false,
@@ -197,9 +200,9 @@ async fn unix(
     use std::os::unix::net::{UnixListener, UnixStream};
 
     let path = setup.dir.join(SOCKET);
-    let format = Format::new(setup.row_len(), PREFILL);
+    let format = Format::new(setup.row_len(), PREFILL, Arc::new(()));
     let pair = move |control: UnixStream, data: UnixStream| async move {
-        let (control, data) = (stream(control)?, stream(data)?);
+        let (control, data) = (connection(control)?, connection(data)?);
         let peer = if side == Side::Rank { Side::Host } else { Side::Rank };
         let is_rank = peer == Side::Rank;
         let up = PeerUp { worker: peer.number(), epoch: 1, is_rank, is_host: !is_rank };
@@ -230,8 +233,8 @@ async fn unix(
 
 /// A Unix socket in the place of a TCP one: both are read, written and polled alike, and the transport asks nothing
 /// else of them once they stand.
-fn stream(socket: std::os::unix::net::UnixStream) -> std::io::Result<Stream> {
+fn connection(socket: std::os::unix::net::UnixStream) -> std::io::Result<Connection> {
     socket.set_nonblocking(true)?;
     let tcp = std::net::TcpStream::from(OwnedFd::from(socket));
-    Ok(Stream::Plain(TcpStream::from_std(tcp)?))
+    Ok(Connection { stream: Stream::Plain(TcpStream::from_std(tcp)?), wire: WIRE.max })
 }
