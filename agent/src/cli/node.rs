@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use sluice_core::hello::Role;
+use sluice_core::hello::{Role, WireVersions};
+use sluice_wire::WIRE;
 
 use super::Invalid;
 use super::engine::{EngineArgs, LayoutArgs, ModelArgs, check_slices};
@@ -48,6 +49,17 @@ pub struct NodeArgs {
     /// `off` for none: anybody who reaches the ports can then read and change what is served.
     #[arg(long, env = "SLUICE_TLS", value_name = "DIR|off")]
     pub tls: PathBuf,
+    /// The newest version of the wire to speak. Each connection has the newest that both of its ends speak; this holds
+    /// all of them at an old one during an upgrade: give it to processes of the new release, and take it away when
+    /// every process is of that.
+    #[arg(
+        long,
+        env = "SLUICE_WIRE_MAX",
+        default_value_t = WIRE.max,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(i64::from(WIRE.min)..=i64::from(WIRE.max))
+    )]
+    pub wire_max: u16,
 }
 
 impl NodeArgs {
@@ -69,6 +81,7 @@ impl NodeArgs {
             deployment: self.deployment.clone(),
             table: self.table.clone(),
             tls: (self.tls.as_os_str() != "off").then(|| self.tls.clone()),
+            wire: WireVersions { max: self.wire_max, ..WIRE },
         })
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sluice_core::hello::Role;
+use sluice_core::hello::{Role, WireVersions};
 
 use super::values::{BackendChoice, IsaChoice, Layout, Schedulers};
 use crate::backend::routing::Routing;
@@ -156,6 +156,8 @@ pub struct NodeOptions {
     pub table: PathBuf,
     /// The directory of the certificates; `None`: no TLS.
     pub tls: Option<PathBuf>,
+    /// The versions of the wire that it speaks.
+    pub wire: WireVersions,
 }
 
 /// All of `sluice-agent attention`, `experts` and `hybrid`.

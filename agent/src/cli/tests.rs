@@ -3,6 +3,7 @@
 use super::*;
 use crate::bench::{End, Load};
 use sluice_core::config::Policy;
+use sluice_core::hello::{Role, WireVersions};
 
 fn parse_words(line: &str) -> Result<Cli, CliError> {
     let args: Vec<OsString> =
@@ -107,11 +108,24 @@ fn a_value_that_is_none_is_named_with_its_flag() {
         ("bench --output-len zipf:1,2", "lognormal:MEAN,SIGMA"),
         ("bench --requests 5 --duration 3s", "cannot be used with"),
         ("bench --prompts a --input-len 5", "cannot be used with"),
+        ("gateway --name g --table t --tls off --wire-max 0", "'--wire-max <N>': 0 is not in 1..=2"),
+        ("experts --name e --table t --tls off --wire-max 3", "'--wire-max <N>': 3 is not in 1..=2"),
         ("launch", "unrecognized subcommand"),
     ] {
         let message = parse_words(line).expect_err(line).to_string();
         assert!(message.contains(said), "{line}: {message}");
     }
+}
+
+#[test]
+fn a_process_may_hold_an_older_version_of_the_wire() {
+    let wire = |more: &str| {
+        let line = format!("experts --name e0 --table t --tls off {more}");
+        let Command::Experts(args) = parse_words(&line).unwrap().command else { panic!("{line}") };
+        let WireVersions { min, max } = args.check(Role::Experts).unwrap().node.wire;
+        (min, max)
+    };
+    assert_eq!((wire(""), wire("--wire-max 1")), ((1, 2), (1, 1)));
 }
 
 #[test]

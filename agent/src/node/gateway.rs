@@ -28,7 +28,7 @@ use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{FileSource, Member, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Connection, Dialer, GreetError, WIRE, listen_for_pages};
+use crate::transport::{Connection, Dialer, GreetError, listen_for_pages};
 
 /// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
 /// to be cut.
@@ -83,7 +83,7 @@ pub async fn run_gateway(
         name: options.node.name.clone(),
         incarnation: incarnation(),
         role: Role::Gateway,
-        wire: WIRE,
+        wire: options.node.wire,
         numerics: None,
     };
     let table = source.watch();

@@ -24,7 +24,7 @@ use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security, WIRE};
+use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
 
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
@@ -92,7 +92,7 @@ pub async fn run_worker(
         name: options.node.name.clone(),
         incarnation,
         role: options.role,
-        wire: WIRE,
+        wire: options.node.wire,
         numerics: Some(solo.numerics_id().to_owned()),
     };
     let mesh = Mesh::start(
