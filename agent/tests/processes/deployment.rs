@@ -1,6 +1,6 @@
 //! A deployment on loopback: its table, its certificates, its processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,6 +24,8 @@ pub struct Deployment {
     members: BTreeMap<String, Member>,
     processes: BTreeMap<String, Child>,
     replicas: u32,
+    /// Who speaks version 1 of the wire alone.
+    old: BTreeSet<String>,
 }
 
 struct Member {
@@ -50,6 +52,11 @@ fn free() -> SocketAddr {
 impl Deployment {
     /// Starts these workers and a gateway, g0. Every expert is on so many workers.
     pub fn start(workers: &[(&str, &str)], replicas: u32) -> Self {
+        Self::start_mixed(workers, replicas, &[])
+    }
+
+    /// The same, with some that hold version 1 of the wire.
+    pub fn start_mixed(workers: &[(&str, &str)], replicas: u32, old: &[&str]) -> Self {
         let member = |role: &str| Member { role: role.into(), peers: free(), admin: free(), listen: free() };
         let mut members: BTreeMap<String, Member> =
             workers.iter().map(|(name, role)| ((*name).into(), member(role))).collect();
@@ -60,6 +67,7 @@ impl Deployment {
             members,
             processes: BTreeMap::new(),
             replicas,
+            old: old.iter().map(|name| (*name).into()).collect(),
         };
         d.plan();
         let names: Vec<String> = d.members.keys().cloned().collect();
@@ -170,6 +178,9 @@ impl Deployment {
                 &mut command
             }
         };
+        if self.old.contains(name) {
+            command.args(["--wire-max", "1"]);
+        }
         let out = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).unwrap();
         let child = command.env("NO_COLOR", "1").stderr(out).spawn().unwrap();
         self.processes.insert(name.into(), child);
@@ -203,6 +214,13 @@ impl Deployment {
             assert!(Instant::now() < end, "{name} does not leave:\n{}", self.log(name));
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Ends a process that holds version 1 of the wire, and starts it anew without.
+    pub fn upgrade(&mut self, name: &str) {
+        self.terminate(name);
+        assert!(self.old.remove(name), "{name} is new");
+        self.restart(name);
     }
 
     pub fn restart(&mut self, name: &str) {

@@ -6,6 +6,7 @@ mod ask;
 mod certificates;
 mod deployment;
 mod peer;
+mod versions;
 
 use std::io::Write as _;
 use std::net::TcpStream;
