@@ -21,12 +21,14 @@ COUNTERS: dict[str, tuple[str, ...]] = {
     "credit_stalls": ("sluice_credit_stalls_total",),
     "bad_frames": ("sluice_bad_frames_total",),
     "prefix_hits": ("sluice_prefix_hit_tokens_total",),
+    "round_trips": ("sluice_peer_round_trip_seconds_count",),
 }
 # Histograms of which quantiles are told.
 HISTOGRAMS: dict[str, str] = {
     "redispatch": "sluice_redispatch_seconds",
     "step": "sluice_step_duration_seconds",
     "inter_token": "sluice_inter_token_latency_seconds",
+    "round_trip": "sluice_peer_round_trip_seconds",
 }
 
 

@@ -134,6 +134,7 @@ lasts = 0.5
 [[fault]]
 kind = "restart"
 targets = ["g1"]
+binary = ""
 at = 1
 [[hold]]
 measure = "processes.starts"
