@@ -4,7 +4,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::Command;
+use clap::{Arg, Command};
+
+/// What takes its flags from the file.
+const SERVING: [&str; 5] = ["serve", "gateway", "attention", "experts", "hybrid"];
 
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +29,10 @@ pub enum FileError {
         source: Box<toml::de::Error>,
     },
     /// A key that is no flag.
-    #[error("the configuration file {} sets {key:?}, which is no flag of `sluice-agent serve` (see --help)", path.display())]
+    #[error(
+        "the configuration file {} sets {key:?}, which is no flag of `sluice-agent` {} (see their --help)",
+        path.display(), SERVING.join(", ")
+    )]
     Unknown {
         /// The file.
         path: PathBuf,
@@ -76,7 +82,7 @@ pub fn apply(command: Command, path: &Path) -> Result<Command, FileError> {
             scalar(value).map_err(|found| FileError::Shape { path: path.into(), key: key.clone(), found })?;
         let flag = key.replace('_', "-");
         let mut known = false;
-        for sub in ["serve", "gateway", "attention", "experts", "hybrid", "generate"] {
+        for sub in SERVING.into_iter().chain(["generate"]) {
             let id = command
                 .find_subcommand(sub)
                 .and_then(|s| {
@@ -88,7 +94,9 @@ pub fn apply(command: Command, path: &Path) -> Result<Command, FileError> {
             known |= sub != "generate";
             if known {
                 let value = value.clone();
-                command = command.mut_subcommand(sub, |s| s.mut_arg(id, |a| a.default_value(value)));
+                // A default does not count as given where a flag is required.
+                let with = |a: Arg| a.required(false).default_value(value);
+                command = command.mut_subcommand(sub, |s| s.mut_arg(id, with));
             }
         }
         if !known {

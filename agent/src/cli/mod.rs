@@ -43,7 +43,7 @@ pub struct Invalid(pub String);
 #[derive(Debug, Parser)]
 #[command(name = "sluice-agent", version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// A TOML file with defaults for the flags of serve and generate.
+    /// A TOML file with defaults for the flags of all that serves, and of generate.
     #[arg(long, global = true, env = "SLUICE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How log lines are written, to standard error. What is logged: RUST_LOG, as in RUST_LOG=debug.

@@ -148,6 +148,29 @@ fn the_file_gives_defaults_and_flags_win() {
 }
 
 #[test]
+fn the_file_gives_what_is_required_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sluice.toml");
+    let named = |line: &str| match parse_words(&format!("{line} --config {}", path.display()))?.command {
+        Command::Gateway(args) => Ok(args.check().unwrap().node),
+        Command::Attention(args) => Ok(args.check(Role::Attention).unwrap().node),
+        Command::Experts(args) => Ok(args.check(Role::Experts).unwrap().node),
+        Command::Hybrid(args) => Ok(args.check(Role::Hybrid).unwrap().node),
+        other => panic!("{other:?}"),
+    };
+    std::fs::write(&path, "name = \"n0\"\ntable = \"t.yaml\"\ntls = \"/tls\"\n").unwrap();
+    for role in ["gateway", "attention", "experts", "hybrid"] {
+        let node = named(role).unwrap_or_else(|e: CliError| panic!("{role}: {e}"));
+        assert_eq!((node.name.as_str(), node.table), ("n0", "t.yaml".into()), "{role}");
+        assert_eq!(node.tls, Some("/tls".into()), "{role}");
+        assert_eq!(named(&format!("{role} --name n1 --tls off")).unwrap().name, "n1", "{role}");
+    }
+    std::fs::write(&path, "table = \"t.yaml\"\ntls = \"off\"\n").unwrap();
+    let missing = named("experts").unwrap_err().to_string();
+    assert!(missing.contains("--name") && !missing.contains("--table"), "{missing}");
+}
+
+#[test]
 fn a_wrong_file_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sluice.toml");
@@ -156,7 +179,8 @@ fn a_wrong_file_says_where() {
         parse_words(&format!("serve --config {}", path.display())).unwrap_err().to_string()
     };
     assert!(try_with("atention-ranks = 3").contains("\"atention-ranks\""));
-    assert!(try_with("max-tokens = 3").contains("no flag of `sluice-agent serve`"));
+    let said = try_with("max-tokens = 3");
+    assert!(said.contains("no flag of `sluice-agent` serve, gateway, attention, experts, hybrid"), "{said}");
     assert!(try_with("listen = [1]").contains("a list"));
     assert!(try_with("listen = ").contains("not valid TOML"));
     assert!(try_with("attention-ranks = 0").contains("attention-ranks"));
