@@ -88,6 +88,11 @@ impl Gateways {
         Self { shared: Arc::new(Shared { side, grammars, vocab, config, sessions }) }
     }
 
+    /// Whether gateways have anything bound here, be it that a grammar of it is still compiled.
+    pub fn has_bound(&self) -> bool {
+        self.shared.sessions().by_name.values().any(|session| session.has_bound())
+    }
+
     /// Serves a connection, behind the hellos, of the gateway of this name. Gives why it ended; its session may go on.
     /// Needs the run time of tokio, on which sessions outlive it.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, name: &str, stream: S) -> End {

@@ -13,7 +13,7 @@ use super::error::NodeError;
 use crate::gateway::{Admin, ServeConfig, Silent, Timeouts, admin_router, serve as listen};
 use crate::runtime::Runtime;
 use crate::table::Table;
-use crate::telemetry::{FrontSample, MaskedPeer, MemberPressure, Telemetry};
+use crate::telemetry::{FrontSample, MaskedPeer, MemberPressure, Telemetry, WorkerSample};
 use crate::transport::{Masked, Masks};
 
 /// The admin listener, and how it is told to end.
@@ -144,9 +144,13 @@ impl WorkerPages {
         }
     }
 
-    /// Whether the worker has sequences, as it last said.
-    pub(super) fn has_sequences(&self) -> bool {
-        self.telemetry.samples().any(|s| s.pressure.sequences != (0, 0))
+    /// Whether the worker has said that it holds nothing, after it was told to take nothing new. What it said before
+    /// that does not count: a step may have run since, and what came meanwhile waits behind it. `late`: only sequences
+    /// are held then; what peers still send can be asked elsewhere, and may never cease.
+    pub(super) fn is_drained(&self, late: bool) -> bool {
+        let is_free = |s: &WorkerSample| !s.busy || (late && s.pressure.sequences == (0, 0));
+        let mut samples = self.telemetry.samples().peekable();
+        samples.peek().is_some() && samples.all(|s| s.draining && is_free(&s))
     }
 
     /// Units that the table wants here, and slots.

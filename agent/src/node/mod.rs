@@ -1,6 +1,7 @@
 //! One agent put together: a model, its engine, the gateway before it, telemetry around it.
 
 mod admin;
+mod drain;
 mod error;
 mod front;
 mod gateway;

@@ -4,13 +4,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
 use tokio::sync::watch;
 
 use super::admin::{AdminTask, WorkerPages, stop_admin};
+use super::drain::drain;
 use super::error::NodeError;
 use super::front::grammars;
 use super::listen::{bind, bind_if};
@@ -30,8 +31,6 @@ use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
 const PATIENCE: u64 = 200 * MILLI;
 /// A worker that is much slower than its siblings gets a batch so often.
 const PROBE_EVERY: u64 = SECOND;
-/// How often a draining worker is asked whether it holds anything.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where a worker is.
 #[derive(Clone, Debug)]
@@ -83,7 +82,8 @@ pub async fn run_worker(
         tracing::info!(slots = host.slots, "room for units of experts");
     }
     let _ = pages.slots.set(solo.plan().config.host.as_ref().map_or(0, |h| h.slots));
-    let gateways = sessions.map(|s| Arc::new(Accepting(Arc::new(s))) as Arc<dyn Gateways>);
+    let sessions = sessions.map(Arc::new);
+    let gateways = sessions.clone().map(|s| Arc::new(Accepting(s)) as Arc<dyn Gateways>);
     let shown = pages.clone();
     let pressure = Arc::new(move || Admin::pressure(&*shown));
     let hello = Hello {
@@ -120,7 +120,12 @@ pub async fn run_worker(
     };
     pages.draining.store(true, Ordering::Relaxed);
     if lost.is_none() {
-        drain(&options, own, &table, &pages, &*door).await;
+        let is_needed = |late| {
+            !pages.is_drained(late)
+                || sessions.as_ref().is_some_and(|s| s.has_bound())
+                || table.borrow().depends_on(own)
+        };
+        drain(&*door, options.shutdown_grace, is_needed).await;
     }
     placing.abort();
     drop(mesh);
@@ -225,40 +230,6 @@ async fn place(mut table: watch::Receiver<Arc<Table>>, door: Arc<dyn Door>, page
         }
         complaint = overfull;
         if table.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A rank lets its sequences finish for half of the grace period, gives back those that do not, and leaves when all are
-/// with their gateways. A worker leaves when nobody depends on it alone: its peers then ask elsewhere for what it still
-/// holds.
-async fn drain(
-    options: &WorkerOptions,
-    own: WorkerId,
-    table: &watch::Receiver<Arc<Table>>,
-    pages: &WorkerPages,
-    door: &dyn Door,
-) {
-    let begin = Instant::now();
-    let (late, end) = (begin + options.shutdown_grace / 2, begin + options.shutdown_grace);
-    let mut hand_back = false;
-    if options.role.is_rank() {
-        door.drain(hand_back);
-    }
-    loop {
-        if options.role.is_rank() && !hand_back && Instant::now() >= late {
-            hand_back = true;
-            door.drain(hand_back);
-        }
-        door.report();
-        tokio::time::sleep(LOOK_EVERY).await;
-        let holds = options.role.is_rank() && pages.has_sequences();
-        if !holds && !table.borrow().depends_on(own) {
-            return;
-        }
-        if Instant::now() >= end {
-            tracing::warn!("the grace period is over; what is still held here is asked elsewhere, or waits");
             return;
         }
     }

@@ -1,5 +1,7 @@
 //! An engine ends as a whole: when a worker or the front fails, and when it is told to stop while it loads.
 
+mod thread;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -62,6 +62,8 @@ struct State {
     next_report: Instant,
     /// Frames came, and what follows from them has not been decided.
     unsettled: bool,
+    /// It was told to take nothing new.
+    draining: bool,
     gathered: Vec<Row>,
     values: Vec<f32>,
 }
@@ -81,6 +83,7 @@ impl<B: Backend> WorkerThread<B> {
             running: None,
             next_report: Instant::now(),
             unsettled: false,
+            draining: false,
             gathered: vec![],
             values: vec![],
         };
@@ -88,7 +91,7 @@ impl<B: Backend> WorkerThread<B> {
             loop {
                 match self.inbox.try_recv() {
                     Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => {
-                        self.report();
+                        self.report(&state);
                         return Ok(());
                     }
                     Ok(mail) => self.take(mail, &mut state),
@@ -101,12 +104,12 @@ impl<B: Backend> WorkerThread<B> {
             }
             if let Some(why) = self.core.failure().map(str::to_owned) {
                 self.tell(&mut state);
-                self.report();
+                self.report(&state);
                 return Err(why);
             }
             if Instant::now() >= state.next_report {
                 state.next_report = Instant::now() + REPORT_EVERY;
-                self.report();
+                self.report(&state);
             }
             if state.running.is_some()
                 && let Some(outcome) = self.backend.poll()
@@ -129,7 +132,7 @@ impl<B: Backend> WorkerThread<B> {
             self.tell(&mut state);
             match self.inbox.recv_timeout(self.patience(&state)) {
                 Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.report();
+                    self.report(&state);
                     return Ok(());
                 }
                 Ok(mail) => self.take(mail, &mut state),
@@ -198,7 +201,10 @@ impl<B: Backend> WorkerThread<B> {
                 self.core.handle(now, Event::SlotLoaded { slot, unit, ok });
                 state.next_report = Instant::now();
             }
-            Mail::Drain { hand_back } => self.core.handle(now, Event::Drain { hand_back }),
+            Mail::Drain { hand_back } => {
+                state.draining = true;
+                self.core.handle(now, Event::Drain { hand_back });
+            }
             Mail::Report => state.next_report = Instant::now(),
             Mail::Stop => {}
         }
@@ -325,13 +331,15 @@ impl<B: Backend> WorkerThread<B> {
         }
     }
 
-    fn report(&self) {
+    fn report(&self, state: &State) {
         self.observer.report(WorkerSample {
             worker: self.id,
             role: self.role,
             counters: *self.core.counters(),
             pressure: self.core.pressure(self.clock.now()),
             ready: self.core.is_ready(),
+            busy: self.core.is_busy(),
+            draining: state.draining,
             failure: self.core.failure().map(str::to_owned),
         });
     }

@@ -44,6 +44,10 @@ pub struct WorkerSample {
     pub pressure: Pressure,
     /// All its slots are loaded.
     pub ready: bool,
+    /// Something is under way here, or waits.
+    pub busy: bool,
+    /// It had been told to take nothing new.
+    pub draining: bool,
     /// Why it cannot go on, if it cannot.
     pub failure: Option<String>,
 }

@@ -35,6 +35,8 @@ fn sample() -> WorkerSample {
             ..Pressure::default()
         },
         ready: true,
+        busy: true,
+        draining: false,
         failure: None,
     }
 }

@@ -98,7 +98,7 @@ impl Book for Table {
 }
 
 /// Takes everything and does nothing.
-struct Worker;
+pub(crate) struct Worker;
 
 impl Door for Worker {
     fn frame(&self, _: WorkerId, _: Frame, _: Rows, _: Option<OwnedSemaphorePermit>) {}

@@ -101,6 +101,11 @@ impl Session {
         &self.outbox
     }
 
+    /// Whether anything is bound in it.
+    pub(super) fn has_bound(&self) -> bool {
+        !lock(&self.bound).is_empty()
+    }
+
     /// The gateway gave a sign.
     pub(super) fn heard(&self) {
         lock(&self.lease).renew(self.ticks.now());

@@ -95,6 +95,25 @@ fn what_is_cancelled_while_its_grammar_is_compiled_is_not_bound() {
 }
 
 #[test]
+fn a_bind_counts_from_its_arrival_to_its_end() {
+    run(async {
+        let bed = bed().await;
+        assert!(!bed.net.has_bound());
+        bed.gateway.rank().bind(bind(1), greedy(), Some(&Grammar::Regex("a+".into())));
+        bed.gateway.rank().bind(bind(2), greedy(), Some(&Grammar::Regex("b+".into())));
+        until(|| bed.net.has_bound()).await;
+        until(|| bed.rank.asked().len() == 3).await;
+        bed.gateway.rank().cancel(seq(2), 1);
+        until(|| bed.rank.asked().len() == 4).await;
+        assert!(bed.net.has_bound(), "one is neither cancelled nor over");
+        bed.rank.gateway().told(vec![token(1, 0)]);
+        assert!(bed.net.has_bound());
+        bed.rank.gateway().told(vec![Told { event: RankEvent::HandedBack, ..token(1, 0) }]);
+        assert!(!bed.net.has_bound());
+    });
+}
+
+#[test]
 fn what_is_used_is_kept_and_the_rest_forgotten() {
     run(async {
         let grammars = Grammars::new(Some(compiler()));

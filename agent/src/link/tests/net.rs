@@ -121,6 +121,10 @@ impl Net {
         self.state.lock().unwrap().rank = Arc::new(rank);
     }
 
+    pub(super) fn has_bound(&self) -> bool {
+        self.state.lock().unwrap().rank.has_bound()
+    }
+
     pub(super) fn dialed(&self) -> usize {
         self.state.lock().unwrap().dialed
     }
