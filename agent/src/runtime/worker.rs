@@ -28,6 +28,10 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// A rank tells its load again at the earliest after this.
 const LOAD_EVERY: Nanos = 20_000_000;
 
+/// So much mail is taken before what follows from it is decided, and a step begun: whoever never stops sending must not
+/// keep everybody else waiting.
+const AT_ONCE: usize = 256;
+
 /// What a worker thread works with.
 pub(super) struct WorkerThread<B: Backend> {
     pub id: WorkerId,
@@ -88,7 +92,7 @@ impl<B: Backend> WorkerThread<B> {
             values: vec![],
         };
         loop {
-            loop {
+            for _ in 0..AT_ONCE {
                 match self.inbox.try_recv() {
                     Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => {
                         self.report(&state);

@@ -101,7 +101,9 @@ impl Book for Table {
 pub(crate) struct Worker;
 
 impl Door for Worker {
-    fn frame(&self, _: WorkerId, _: Frame, _: Rows, _: Option<OwnedSemaphorePermit>) {}
+    fn frame(&self, _: WorkerId, _: Frame, _: Rows, held: Option<OwnedSemaphorePermit>) {
+        assert!(held.is_some(), "what waits without a permit is not bounded");
+    }
     fn peer_up(&self, _: PeerUp, _: Arc<dyn PeerLink>) {}
     fn peer_down(&self, _: WorkerId, _: Instant) {}
     fn placement(&self, _: Arc<PlacementSlice>) {}

@@ -23,6 +23,8 @@ use crate::runtime::{Buffers, Door, PeerLink, Rows, Slab};
 const LONGEST: usize = 256 << 20;
 /// Bytes that have arrived and wait for the worker, over both lanes: beyond that the socket is left unread.
 const WAITING: usize = 64 << 20;
+/// They are counted in so many: the smallest message costs about that much while it waits.
+const PERMIT: usize = 1 << 10;
 /// Heads and small messages are read together with what follows them, so many bytes at a time. What of a fragment is
 /// longer is read straight into its place.
 const AHEAD: usize = 4 << 10;
@@ -165,7 +167,7 @@ pub async fn run(
             format: format.clone(),
             door: Arc::clone(&door),
             beats: Arc::clone(&beats),
-            waiting: Arc::new(Semaphore::new(WAITING >> 10)),
+            waiting: Arc::new(Semaphore::new(WAITING / PERMIT)),
         };
         tasks.spawn(receiver.run(from));
     }
@@ -233,11 +235,8 @@ impl Receiver {
             }
         };
         let bytes = payload.len();
-        let room = (message.len() >> 10).min(WAITING >> 10) as u32;
-        let held = match room {
-            0 => None,
-            _ => Arc::clone(&self.waiting).acquire_many_owned(room).await.ok(),
-        };
+        let room = message.len().div_ceil(PERMIT).clamp(1, WAITING / PERMIT) as u32;
+        let held = Arc::clone(&self.waiting).acquire_many_owned(room).await.ok();
         let rows = Rows::of_message(message.into_buffer(), bytes, &self.format.messages);
         self.door.frame(self.worker, frame, rows, held);
         Ok(())
@@ -261,7 +260,7 @@ pub(super) async fn receive(
         beats: Arc::new(Beats::new(worker, wire, observer.clone())),
         format: Format::new(row_len, Class(1), observer),
         door,
-        waiting: Arc::new(Semaphore::new(WAITING >> 10)),
+        waiting: Arc::new(Semaphore::new(WAITING / PERMIT)),
     };
     match receiver.receive(from).await {
         Ok(never) => match never {},

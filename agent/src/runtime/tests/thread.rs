@@ -114,6 +114,14 @@ fn bind() -> Mail<Unit> {
     Mail::Bind { bind, draw: Draw { sampling, grammar: None, span: tracing::Span::none() } }
 }
 
+/// However much comes: what is there already is gone on with.
+#[test]
+fn a_flood_of_mail_does_not_keep_the_device_waiting() {
+    let flood = (0..10_000).map(|_| Mail::Report);
+    let (_, polls) = run([bind()].into_iter().chain(flood));
+    assert!(polls >= 10, "it was looked at {polls} times");
+}
+
 #[test]
 fn a_report_says_whether_it_was_made_after_the_drain() {
     let last = |mails: Vec<Mail<Unit>>| run(mails).0.pop().map(|sample| (sample.draining, sample.busy));
