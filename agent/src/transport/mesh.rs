@@ -2,6 +2,7 @@
 //! gateways, and follows the table.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Members, Role};
 use sluice_core::ids::{Class, WorkerId};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -22,14 +23,13 @@ use super::pages::{self, Pages};
 use super::pair::{self, Format};
 use super::stream::{Connection, Stream};
 use super::tls::{Accepted, Security};
+use super::turns::{Turn, Turns};
 use crate::runtime::Door;
 use crate::table::{Member, Table};
 
-/// Connections whose hello is not over, at most.
-const GREETING: usize = 256;
 /// A peer that cannot be reached is tried again after at least, and at most, so long.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
-/// A peer that stays away is complained of so often.
+/// What goes on, as a peer that stays away, is complained of so often.
 const COMPLAIN: Duration = Duration::from_secs(30);
 
 /// Where a gateway's connections go.
@@ -130,6 +130,15 @@ async fn open(
     Ok((met.hello, Connection { stream, wire: met.taken.wire }))
 }
 
+/// Whether to complain again of what goes on.
+fn is_due(complained: &mut Option<Instant>) -> bool {
+    let is_due = complained.is_none_or(|at| at.elapsed() >= COMPLAIN);
+    if is_due {
+        *complained = Some(Instant::now());
+    }
+    is_due
+}
+
 /// The running connections. Dropping it closes them.
 #[derive(Debug)]
 pub struct Mesh {
@@ -215,9 +224,8 @@ impl Inner {
     }
 
     async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let greeting = Arc::new(Semaphore::new(GREETING));
+        let (turns, mut complained) = (Arc::new(Turns::default()), None);
         loop {
-            let Ok(turn) = Arc::clone(&greeting).acquire_owned().await else { return };
             let (tcp, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(e) => {
@@ -226,31 +234,45 @@ impl Inner {
                     continue;
                 }
             };
-            let inner = Arc::clone(&self);
-            tokio::spawn(async move {
-                let mut certificate = None;
-                let met = timeout(PATIENCE, inner.greet(tcp, &mut certificate)).await;
-                drop(turn);
-                match met.unwrap_or(Err(GreetError::Silent)) {
-                    Ok(Greeted::Peer(met, stream)) => inner.take(*met, stream),
-                    Ok(Greeted::Pages(stream, caller)) => {
-                        pages::serve(inner.pages.clone(), stream, caller).await;
-                    }
-                    Err(why) => {
-                        let certificate = certificate.map(tracing::field::display);
-                        tracing::warn!(%from, certificate, "a peer is not talked to: {why}");
-                    }
-                }
-            });
+            let turn = turns.take(Some(from.ip()));
+            if turn.crowds && is_due(&mut complained) {
+                tracing::warn!(%from, "too many connect and do not say who they are: the oldest are let go");
+            }
+            tokio::spawn(Arc::clone(&self).meet(tcp, from, turn));
+        }
+    }
+
+    async fn meet(self: Arc<Self>, tcp: TcpStream, from: SocketAddr, turn: Turn) {
+        let mut certificate = None;
+        let met = tokio::select! {
+            met = timeout(PATIENCE, self.greet(tcp, &turn, &mut certificate)) => met,
+            () = turn.over() => return,
+        };
+        drop(turn);
+        match met.unwrap_or(Err(GreetError::Silent)) {
+            Ok(Greeted::Peer(met, stream)) => self.take(*met, stream),
+            Ok(Greeted::Pages(stream, caller)) => pages::serve(self.pages.clone(), stream, caller).await,
+            Err(why) => {
+                let certificate = certificate.map(tracing::field::display);
+                tracing::warn!(%from, certificate, "a peer is not talked to: {why}");
+            }
         }
     }
 
     /// Puts in `certificate` whom it is for, as soon as that is known.
-    async fn greet(&self, tcp: TcpStream, certificate: &mut Option<Identity>) -> Result<Greeted, GreetError> {
+    async fn greet(
+        &self,
+        tcp: TcpStream,
+        turn: &Turn,
+        certificate: &mut Option<Identity>,
+    ) -> Result<Greeted, GreetError> {
         tcp.set_nodelay(true)?;
         let accepted = self.config.security.accept(tcp).await.map_err(GreetError::Handshake)?;
         let Accepted { mut stream, identity, is_http } = accepted;
         certificate.clone_from(&identity);
+        if identity.is_some() {
+            turn.is_known();
+        }
         let ours = &self.config.hello.deployment;
         if let Some(foreign) = identity.as_ref().filter(|i| i.deployment != *ours) {
             return Err(GreetError::Foreign { certificate: foreign.to_string(), ours: ours.clone() });
@@ -370,8 +392,7 @@ impl Inner {
                     }
                 }
                 Err(why) => {
-                    if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
-                        complained = Some(Instant::now());
+                    if is_due(&mut complained) {
                         tracing::warn!(
                             peer = member.name,
                             address = member.address,
@@ -391,5 +412,56 @@ impl Inner {
         let (peer, control) = open(Purpose::Control { epoch }).await?;
         let (_, data) = open(Purpose::Data { epoch }).await?;
         Ok((peer, epoch, control, data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{FileSource, PlacementSource as _};
+    use crate::transport::fuzz::{self, Worker};
+
+    const TABLE: &str = r#"workers: [{number: 0, name: a0, role: attention, address: "ADDRESS"}]"#;
+
+    /// The mesh of rank a0, and where it listens.
+    async fn mesh(dir: &std::path::Path) -> (Mesh, Member, watch::Receiver<Arc<Table>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let path = dir.join("table.yaml");
+        std::fs::write(&path, TABLE.replace("ADDRESS", &address)).unwrap();
+        let source = Arc::new(FileSource::open(&path).unwrap());
+        let table = source.watch();
+        let config = MeshConfig {
+            hello: fuzz::rank(),
+            security: Arc::new(Security::Off),
+            door: Arc::new(Worker),
+            row_len: 1,
+            prefill: Class(1),
+            all_pairs: false,
+            pages: Arc::new(Pages { source, pressure: Arc::new(Default::default) }),
+            gateways: None,
+        };
+        let member = table.borrow().workers[0].clone();
+        (Mesh::start(listener, table.clone(), config), member, table)
+    }
+
+    fn dialer(table: watch::Receiver<Arc<Table>>) -> Dialer {
+        let hello =
+            Hello { worker: None, name: "g0".into(), role: Role::Gateway, numerics: None, ..fuzz::rank() };
+        Dialer::new(hello, Arc::new(Security::Off), table)
+    }
+
+    #[tokio::test]
+    async fn who_connects_and_says_nothing_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_mesh, member, table) = mesh(dir.path()).await;
+        let mut silent = vec![];
+        for _ in 0..300 {
+            silent.push(TcpStream::connect(&member.address).await.unwrap());
+        }
+        // Silent ones are not waited for, as long as that may be.
+        let dialer = dialer(table);
+        let met = timeout(PATIENCE / 2, dialer.rank(&member)).await.expect("it is served at once");
+        assert_eq!(met.unwrap().0.name, "a0");
     }
 }

@@ -20,6 +20,7 @@ mod pages;
 mod pair;
 mod stream;
 mod tls;
+mod turns;
 
 pub use greet::{Card, GreetError, Purpose};
 pub use identity::{Identity, IdentityError};

@@ -1,6 +1,7 @@
 //! Mutual TLS from files, read again when they change: a connection that stands goes on, the next one uses the new
 //! certificate. Several CAs in `ca.crt` are all trusted, so a CA is changed by adding the new one first.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::identity::{Identity, IdentityError};
@@ -21,6 +23,9 @@ use super::stream::Stream;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Who dials is known after this, or not talked to.
+const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// Bytes that are read from a socket at a time: four records.
 const AHEAD: usize = 64 << 10;
@@ -155,7 +160,9 @@ impl Security {
             return Ok(Accepted { stream: Stream::Plain(tcp), identity: None, is_http });
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&c.loaded().server));
-        let tls = acceptor.accept(buffered(tcp)).await?;
+        let late =
+            |_| std::io::Error::new(ErrorKind::TimedOut, format!("it was not over within {HANDSHAKE:?}"));
+        let tls = timeout(HANDSHAKE, acceptor.accept(buffered(tcp))).await.map_err(late)??;
         let identity = Some(peer(tls.get_ref().1.peer_certificates())?);
         let is_http = tls.get_ref().1.alpn_protocol().is_some_and(|p| p != SLUICE);
         Ok(Accepted { stream: Stream::Tls(Box::new(tls.into())), identity, is_http })
