@@ -138,10 +138,8 @@ pub async fn run_worker(
 pub(super) fn security(node: &NodeOptions, role: Role) -> Result<Security, NodeError> {
     match &node.tls {
         Some(dir) => {
-            let security = Security::from_dir(dir)?;
             let worker = Some(node.name.clone());
-            security.check(&Identity { deployment: node.deployment.clone(), role, worker })?;
-            Ok(security)
+            Ok(Security::from_dir(dir, Identity { deployment: node.deployment.clone(), role, worker })?)
         }
         None => {
             tracing::warn!("--tls off: whoever reaches the ports can read and change what is served");

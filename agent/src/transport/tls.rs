@@ -103,45 +103,27 @@ pub enum Security {
 #[derive(Debug)]
 pub struct Certificates {
     dir: PathBuf,
+    /// Whose they must be.
+    own: Identity,
     loaded: RwLock<Arc<Loaded>>,
 }
 
 #[derive(Debug)]
 struct Loaded {
     files: [Vec<u8>; 3],
-    identity: Identity,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
 impl Security {
-    /// From a directory.
+    /// From a directory. The certificate must be this process's, now and whenever it changes; `own` has a name also if
+    /// it is a gateway.
     ///
     /// # Errors
-    /// What is missing or does not fit.
-    pub fn from_dir(dir: &Path) -> Result<Self, TlsError> {
-        let loaded = RwLock::new(Arc::new(load(dir, read(dir)?)?));
-        Ok(Self::Tls(Certificates { dir: dir.into(), loaded }))
-    }
-
-    /// Whether the certificate is this process's own; `own` has a name also if it is a gateway.
-    ///
-    /// # Errors
-    /// Whose it is.
-    pub fn check(&self, own: &Identity) -> Result<(), TlsError> {
-        let Self::Tls(c) = self else { return Ok(()) };
-        let certificate = c.loaded().identity.clone();
-        let is_own = certificate.deployment == own.deployment
-            && certificate.role == own.role
-            && (certificate.worker.is_none() || certificate.worker == own.worker);
-        match is_own {
-            true => Ok(()),
-            false => Err(TlsError::Other {
-                dir: c.dir.clone(),
-                certificate: certificate.to_string(),
-                own: own.to_string(),
-            }),
-        }
+    /// What is missing or does not fit, or whose the certificate is.
+    pub fn from_dir(dir: &Path, own: Identity) -> Result<Self, TlsError> {
+        let loaded = RwLock::new(Arc::new(load(dir, &own, read(dir)?)?));
+        Ok(Self::Tls(Certificates { dir: dir.into(), own, loaded }))
     }
 
     /// The accepting side's handshake; with TLS also whom the peer's certificate is for. What is to be spoken is
@@ -182,19 +164,19 @@ impl Security {
         Ok((Stream::Tls(Box::new(tls.into())), Some(identity)))
     }
 
-    /// Reads changed files for as long as the process runs. Files that do not fit are logged, once, and the last that
-    /// did stay in use.
+    /// Reads changed files for as long as the process runs. What is wrong with them is logged, once, and the last that
+    /// fitted stay in use.
     pub async fn watch(&self) {
         let Self::Tls(c) = self else { return };
-        let mut refused = None;
+        let mut complaint = String::new();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let dir = c.dir.clone();
             let Ok(files) = tokio::task::spawn_blocking(move || read(&dir)).await else { return };
-            match files.and_then(|files| c.replace(files, &mut refused)) {
+            match c.look(files, &mut complaint) {
                 Ok(true) => tracing::info!(dir = %c.dir.display(), "the certificates have been read again"),
                 Ok(false) => {}
-                Err(e) => tracing::error!("{e}; the certificates from before stay in use"),
+                Err(why) => tracing::error!("{why}; the certificates from before stay in use"),
             }
         }
     }
@@ -205,11 +187,22 @@ impl Certificates {
         Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn replace(&self, files: [Vec<u8>; 3], refused: &mut Option<[Vec<u8>; 3]>) -> Result<bool, TlsError> {
-        if self.loaded().files == files || refused.as_ref() == Some(&files) {
+    /// Takes what is in the files, if it is something new. What is wrong is said unless it was said the last time.
+    fn look(&self, files: Result<[Vec<u8>; 3], TlsError>, complaint: &mut String) -> Result<bool, String> {
+        let (taken, said) = match files.and_then(|files| self.replace(files)) {
+            Ok(taken) => (taken, String::new()),
+            Err(why) => (false, why.to_string()),
+        };
+        let is_new = !said.is_empty() && said != *complaint;
+        complaint.clone_from(&said);
+        if is_new { Err(said) } else { Ok(taken) }
+    }
+
+    fn replace(&self, files: [Vec<u8>; 3]) -> Result<bool, TlsError> {
+        if self.loaded().files == files {
             return Ok(false);
         }
-        let fresh = load(&self.dir, files.clone()).inspect_err(|_| *refused = Some(files))?;
+        let fresh = load(&self.dir, &self.own, files)?;
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(true)
     }
@@ -233,7 +226,7 @@ fn read(dir: &Path) -> Result<[Vec<u8>; 3], TlsError> {
     Ok([file("tls.crt")?, file("tls.key")?, file("ca.crt")?])
 }
 
-fn load(dir: &Path, files: [Vec<u8>; 3]) -> Result<Loaded, TlsError> {
+fn load(dir: &Path, own: &Identity, files: [Vec<u8>; 3]) -> Result<Loaded, TlsError> {
     let content = |name: &str, what| {
         let path = dir.join(name);
         move |why: String| TlsError::Content { path, what, why }
@@ -244,6 +237,7 @@ fn load(dir: &Path, files: [Vec<u8>; 3]) -> Result<Loaded, TlsError> {
     let cas = certificates(&files[2]).map_err(content("ca.crt", "certificate"))?;
     let identity = chain.first().map_or_else(|| Err(IdentityError::Nobody("nothing".into())), Identity::of);
     let identity = identity.map_err(|why| TlsError::Identity { path: dir.join("tls.crt"), why })?;
+    check(dir, &identity, own)?;
 
     let unfit = |why: String| TlsError::Unfit { dir: dir.into(), why };
     let mut roots = RootCertStore::empty();
@@ -271,7 +265,21 @@ fn load(dir: &Path, files: [Vec<u8>; 3]) -> Result<Loaded, TlsError> {
         .with_client_auth_cert(chain, key)
         .map_err(|e| unfit(e.to_string()))?;
     client.alpn_protocols = vec![SLUICE.into()];
-    Ok(Loaded { files, identity, client: Arc::new(client), server: Arc::new(server) })
+    Ok(Loaded { files, client: Arc::new(client), server: Arc::new(server) })
+}
+
+fn check(dir: &Path, certificate: &Identity, own: &Identity) -> Result<(), TlsError> {
+    let is_own = certificate.deployment == own.deployment
+        && certificate.role == own.role
+        && (certificate.worker.is_none() || certificate.worker == own.worker);
+    match is_own {
+        true => Ok(()),
+        false => Err(TlsError::Other {
+            dir: dir.into(),
+            certificate: certificate.to_string(),
+            own: own.to_string(),
+        }),
+    }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -322,5 +330,63 @@ impl ServerCertVerifier for ByTrustAnchor {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+    use sluice_core::hello::Role;
+
+    use super::*;
+
+    fn own() -> Identity {
+        Identity { deployment: "default/sluice".into(), role: Role::Experts, worker: Some("e0".into()) }
+    }
+
+    /// Writes a leaf for this worker, signed by a CA of its own.
+    fn certify(dir: &Path, role: &str, worker: &str) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let uri = format!("spiffe://sluice/ns/default/moe/sluice/role/{role}/worker/{worker}");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &ca).unwrap();
+        for (name, text) in [("ca.crt", ca.pem()), ("tls.key", key.serialize_pem()), ("tls.crt", leaf.pem())]
+        {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_another_is_refused_later_too_and_complained_of_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        certify(dir, "experts", "e1");
+        let refused = Security::from_dir(dir, own()).unwrap_err().to_string();
+        assert!(refused.contains("is for experts e1 of default/sluice"), "{refused}");
+
+        certify(dir, "experts", "e0");
+        let Security::Tls(c) = Security::from_dir(dir, own()).unwrap() else { panic!("no TLS") };
+        let mut complaint = String::new();
+        let mut look = || c.look(read(dir), &mut complaint);
+        assert_eq!(look(), Ok(false));
+        let mine = read(dir).unwrap();
+        for (role, worker) in [("experts", "e1"), ("attention", "e0")] {
+            certify(dir, role, worker);
+            let says = format!("is for {role} {worker} of default/sluice");
+            assert!(look().is_err_and(|why| why.contains(&says)), "{says}");
+            assert_eq!(look(), Ok(false), "it was said");
+            assert_eq!(c.loaded().files, mine, "the one from before stays in use");
+        }
+        std::fs::remove_file(dir.join("tls.key")).unwrap();
+        assert!(look().is_err_and(|why| why.contains("tls.key")));
+        assert_eq!(look(), Ok(false), "it was said");
+        certify(dir, "experts", "e0");
+        assert_eq!(look(), Ok(true));
+        std::fs::remove_file(dir.join("tls.key")).unwrap();
+        assert!(look().is_err(), "it went well in between");
     }
 }

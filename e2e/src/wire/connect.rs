@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use sluice_agent::runtime::Door;
 use sluice_agent::table::{FileSource, Member, PlacementSource as _, Table, render};
 use sluice_agent::transport::{
-    Connection, Format, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
+    Connection, Format, Identity, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
 };
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Role};
@@ -103,6 +103,11 @@ impl Side {
         format!("spiffe://sluice/ns/{namespace}/moe/{name}/role/{role}/worker/{worker}")
     }
 
+    fn identity(self) -> Identity {
+        let worker = Some(self.words()[1].into());
+        Identity { deployment: DEPLOYMENT.join("/"), role: self.role(), worker }
+    }
+
     /// Where its certificate is.
     pub fn certificates(self, dir: &Path) -> PathBuf {
         dir.join(self.words()[1])
@@ -142,7 +147,8 @@ pub async fn connect(
     match setup.via {
         Via::Tcp => mesh(setup, side, door, Security::Off, ready).await,
         Via::Tls => {
-            let security = Security::from_dir(&side.certificates(&setup.dir)).map_err(|e| e.to_string())?;
+            let dir = side.certificates(&setup.dir);
+            let security = Security::from_dir(&dir, side.identity()).map_err(|e| e.to_string())?;
             mesh(setup, side, door, security, ready).await
         }
         Via::Unix => unix(setup, side, door, ready).await.map_err(|e| format!("the Unix sockets: {e}")),
