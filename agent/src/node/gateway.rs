@@ -16,10 +16,11 @@ use tokio::task::JoinHandle;
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
 use super::front::{gateway, serve_front, served_name};
+use super::incarnation::incarnation;
 use super::listen::{bind, bind_if};
 use super::open_model;
 use super::serve::Serving;
-use super::worker::{incarnation, security};
+use super::worker::security;
 use crate::cli::GatewayOptions;
 use crate::gateway::{Admin, Keys};
 use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
@@ -81,7 +82,7 @@ pub async fn run_gateway(
         deployment: options.node.deployment.clone(),
         worker: None,
         name: options.node.name.clone(),
-        incarnation: incarnation(),
+        incarnation: incarnation(&options.node),
         role: Role::Gateway,
         wire: options.node.wire,
         numerics: None,

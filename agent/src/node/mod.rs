@@ -5,6 +5,7 @@ mod drain;
 mod error;
 mod front;
 mod gateway;
+mod incarnation;
 mod listen;
 mod local;
 mod observers;

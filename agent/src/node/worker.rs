@@ -4,7 +4,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
@@ -14,6 +13,7 @@ use super::admin::{AdminTask, WorkerPages, stop_admin};
 use super::drain::drain;
 use super::error::NodeError;
 use super::front::grammars;
+use super::incarnation::incarnation;
 use super::listen::{bind, bind_if};
 use super::observers::Peers;
 use super::open_model;
@@ -61,7 +61,7 @@ pub async fn run_worker(
     let table = source.watch();
     let own = own(&options, &table.borrow())?;
     let telemetry = Arc::new(Telemetry::new(own.0..own.0 + 1)?);
-    let (name, incarnation) = (options.node.name.as_str(), incarnation());
+    let (name, incarnation) = (options.node.name.as_str(), incarnation(&options.node));
     let pages = Arc::new(WorkerPages::new(telemetry.clone(), (own, name), incarnation, table.clone()));
     let admin_at = admin.as_ref().map(|(_, at)| *at);
     let open = options.node.tls.is_none();
@@ -146,12 +146,6 @@ pub(super) fn security(node: &NodeOptions, role: Role) -> Result<Security, NodeE
             Ok(Security::Off)
         }
     }
-}
-
-/// Rises with each start, as long as the clock does not go back by more than a restart takes.
-pub(super) fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The number that the table has for this process.
