@@ -25,7 +25,7 @@ use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, Mesh, MeshConfig, Security};
+use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security};
 
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
@@ -189,6 +189,7 @@ async fn load(
         ranks: options.max_ranks,
         patience: PATIENCE,
         probe_every: Some(PROBE_EVERY),
+        message: LONGEST_MESSAGE,
     };
     let (placement, from, mut engine) = (Arc::clone(source), options.model.clone(), options.engine.clone());
     // What a rank has return rows for is fixed for its life.

@@ -218,7 +218,9 @@ fn solo_modelled(
     let costs = read_costs(file)?;
     let spec = costs.spec();
     let memory = Footprint::WEIGHTLESS;
-    let plan = size_one(&spec, o, memory, wanted.id, wanted.room, wanted.slots)?;
+    // Modelled rows have no values.
+    let room = Room { message: usize::MAX, ..wanted.room };
+    let plan = size_one(&spec, o, memory, wanted.id, room, wanted.slots)?;
     let even = Routing::Skew { share: 0.0, seed: 1 };
     let routing = match skewed(&spec, o.routing, 1)? {
         Some(r) => r,

@@ -17,6 +17,8 @@ use crate::model::spec::ModelSpec;
 
 /// Landing rows each rank gets at each expert worker, at most: a step's worth.
 const RING: u32 = 1024;
+/// Bytes in a message that say whose a row is, at most, with its part of what begins the message.
+const ITEM: usize = 64;
 /// The cycle until one was measured.
 const FIRST_CYCLE: u64 = 20_000 * MICRO;
 
@@ -93,6 +95,8 @@ pub struct Room {
     pub patience: Nanos,
     /// See [`RankConfig::probe_every`].
     pub probe_every: Option<Nanos>,
+    /// Bytes of a message to another worker, at most.
+    pub message: usize,
 }
 
 /// Units that a worker alone in its process is to have room for.
@@ -138,6 +142,7 @@ pub fn size(spec: &ModelSpec, o: &EngineOptions, memory: Footprint) -> Result<Si
             // slow one has the same cores as its siblings.
             patience: Nanos::MAX,
             probe_every: None,
+            message: usize::MAX,
         };
         worker(WorkerId(i), &shape, o, room, Claim { slots, pages, threads })
     });
@@ -157,6 +162,15 @@ pub fn size_one(
     room: Room,
     slots: Slots,
 ) -> Result<WorkerPlan, StartError> {
+    // What an expert step returns to a rank goes in one message.
+    let most = room.message / (spec.hidden * size_of::<f32>() + ITEM);
+    if room.is_host && o.max_expert_rows as usize > most {
+        return Err(StartError::ExpertRows {
+            rows: o.max_expert_rows,
+            most,
+            message: ByteSize(room.message as u64),
+        });
+    }
     let shape = shape(spec, o.segments);
     let (count, bytes) = if room.is_host { host(spec, o, memory, &shape, room, slots) } else { (0, 0) };
     let pages = match room.is_rank {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::Builder;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sluice_core::config::ConfigError;
 use sluice_core::event::PeerUp;
 use sluice_core::front::{Front, FrontConfig, RankLoad};
@@ -76,15 +77,28 @@ pub enum StartError {
     )]
     Memory {
         /// What can be had.
-        available: bytesize::ByteSize,
+        available: ByteSize,
         /// What the weights take.
-        weights: bytesize::ByteSize,
+        weights: ByteSize,
         /// What the least of KV pools takes.
-        kv: bytesize::ByteSize,
+        kv: ByteSize,
     },
     /// Something that an engine is made of.
     #[error("{0}")]
     Load(String),
+    /// A step's outputs.
+    #[error(
+        "--max-expert-rows {rows}: a step's outputs go to a rank in one message of at most {message}, and no more than \
+         {most} rows of this model fit"
+    )]
+    ExpertRows {
+        /// What was asked for.
+        rows: u32,
+        /// The most there may be.
+        most: usize,
+        /// A message.
+        message: ByteSize,
+    },
     /// Pages.
     #[error("--page-size {is}: pages of this backend hold {must} tokens")]
     PageSize {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use sluice_core::config::Policy;
 use sluice_core::cost::Costs;
+use sluice_core::frame::{Body, Channel, Frame, ReturnBatch, ReturnItem, ReturnTo};
 use sluice_core::front::Ending;
-use sluice_core::ids::{Row, SECOND, SeqHandle, Unit, WorkerId};
+use sluice_core::ids::{Row, SECOND, SeqHandle, Slice, Unit, WorkerId};
 use sluice_core::sequence::StopRule;
 use sluice_core::step::{Outcome, Step};
 
@@ -24,6 +25,7 @@ use crate::backend::{Backend, Probe, SampledLogprobs};
 use crate::cli::{BackendChoice, EngineOptions, IsaChoice, KvSize, Layout, Schedulers};
 use crate::gateway::{Engine as _, Generate, SeqEvent, events};
 use crate::sampling::{SamplingParams, SequenceSampling};
+use crate::transport::LONGEST_MESSAGE;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Breaks {
@@ -251,6 +253,40 @@ fn loading_is_given_up_when_told_to() {
     let ended = engine(Breaks::Never, Duration::from_secs(1), &cancelled);
     assert!(matches!(ended, Err(StartError::Cancelled)), "{ended:?}");
     teller.join().unwrap();
+}
+
+#[test]
+fn a_step_whose_outputs_no_message_holds_is_refused() {
+    let spec = costs().spec();
+    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
+    let room = Room {
+        is_rank: false,
+        is_host: true,
+        slots: 1,
+        ranks: 1,
+        pages: 0,
+        threads: 1,
+        patience: SECOND,
+        probe_every: None,
+        message: LONGEST_MESSAGE,
+    };
+    let sized = |max_expert_rows, room| {
+        size_one(&spec, &EngineOptions { max_expert_rows, ..options() }, memory, WorkerId(1), room)
+    };
+    let refused = sized(u32::MAX, room).unwrap_err().to_string();
+    let most: u32 = refused.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_default();
+    assert!(refused.contains("--max-expert-rows 4294967295"), "{refused}");
+    assert!(sized(most, room).is_ok() && sized(most + 1, room).is_err(), "{refused}");
+    // As long as a message with so many outputs can be.
+    let back = ReturnTo { group: 0, tag: 0, k: 0 };
+    let items = vec![ReturnItem { back, slice: Slice { lo: 0, hi: 8 } }; most as usize];
+    let rows = vec![Row::default(); most as usize];
+    let body = Body::Returns(ReturnBatch { rows, items, freed: (0..most).collect() });
+    let mut head = vec![];
+    sluice_wire::encode(&Frame { epoch: 1, channel: Channel::Data, number: 1, body }, &mut head);
+    assert!(head.len() + most as usize * spec.hidden * size_of::<f32>() <= LONGEST_MESSAGE);
+    let rank = Room { is_rank: true, is_host: false, ..room };
+    assert!(sized(u32::MAX, rank).is_ok(), "a rank runs no expert step");
 }
 
 #[test]

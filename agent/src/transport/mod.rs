@@ -29,7 +29,7 @@ pub use masks::{Masked, Masks};
 pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};
 pub use observe::Observer;
 pub use pages::{Pages, listen as listen_for_pages};
-pub use pair::{Ended, Format, run as run_pair};
+pub use pair::{Ended, Format, LONGEST_MESSAGE, run as run_pair};
 pub use sluice_wire::WIRE;
 pub use stream::{Connection, Stream};
 pub use tls::{Security, TlsError};

@@ -20,7 +20,7 @@ use super::stream::{Connection, Stream};
 use crate::runtime::{Buffers, Door, PeerLink, Rows, Slab};
 
 /// A message is a batch of rows: none has more bytes.
-const LONGEST: usize = 256 << 20;
+pub const LONGEST_MESSAGE: usize = 256 << 20;
 /// Bytes that have arrived and wait for the worker, over both lanes: beyond that the socket is left unread.
 const WAITING: usize = 64 << 20;
 /// They are counted in so many: the smallest message costs about that much while it waits.
@@ -208,7 +208,7 @@ impl Receiver {
     async fn receive(&self, mut from: impl AsyncRead + Unpin) -> Result<std::convert::Infallible, Ended> {
         let broke = |e| Ended::Broke(self.channel, e);
         let garbage = |e: &dyn std::fmt::Display| Ended::Garbage(self.channel, e.to_string());
-        let mut assembly = Assembly::new(LONGEST);
+        let mut assembly = Assembly::new(LONGEST_MESSAGE);
         loop {
             let mut head = [0; sluice_wire::fragment::HEAD];
             from.read_exact(&mut head).await.map_err(broke)?;
