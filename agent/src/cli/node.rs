@@ -60,6 +60,11 @@ pub struct NodeArgs {
         value_parser = clap::value_parser!(u16).range(i64::from(WIRE.min)..=i64::from(WIRE.max))
     )]
     pub wire_max: u16,
+    /// A directory in which the processes of this host find each other's Unix sockets, and talk over them instead of
+    /// TCP: faster, and without TLS. It must be this deployment's own; who runs as another user is not talked to. Others,
+    /// and those without a socket there, are reached over TCP as before.
+    #[arg(long, env = "SLUICE_PEER_SOCKETS", value_name = "DIR")]
+    pub peer_sockets: Option<PathBuf>,
 }
 
 impl NodeArgs {
@@ -82,6 +87,7 @@ impl NodeArgs {
             table: self.table.clone(),
             tls: (self.tls.as_os_str() != "off").then(|| self.tls.clone()),
             wire: WireVersions { max: self.wire_max, ..WIRE },
+            sockets: self.peer_sockets.clone(),
         })
     }
 }

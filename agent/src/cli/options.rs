@@ -158,6 +158,8 @@ pub struct NodeOptions {
     pub tls: Option<PathBuf>,
     /// The versions of the wire that it speaks.
     pub wire: WireVersions,
+    /// The directory of Unix sockets between processes of this host; `None`: TCP only.
+    pub sockets: Option<PathBuf>,
 }
 
 /// All of `sluice-agent attention`, `experts` and `hybrid`.

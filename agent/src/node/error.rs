@@ -4,7 +4,7 @@ use crate::gateway::{KeysError, ServeError};
 use crate::model::ModelError;
 use crate::runtime::StartError;
 use crate::table::SourceError;
-use crate::transport::TlsError;
+use crate::transport::{SocketError, TlsError};
 
 /// An agent that cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum NodeError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The socket for peers of this host.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Where the placement table comes from.
     #[error(transparent)]
     Source(#[from] SourceError),

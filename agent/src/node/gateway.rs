@@ -29,7 +29,7 @@ use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{FileSource, Member, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Connection, Dialer, GreetError, listen_for_pages};
+use crate::transport::{Connection, Dialer, GreetError, Sockets, listen_for_pages};
 
 /// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
 /// to be cut.
@@ -88,7 +88,8 @@ pub async fn run_gateway(
         numerics: None,
     };
     let table = source.watch();
-    let dialer = Arc::new(Dialer::new(hello, Arc::clone(&security), table.clone()));
+    let sockets = options.node.sockets.as_deref().map(Sockets::new);
+    let dialer = Arc::new(Dialer::new(hello, Arc::clone(&security), sockets, table.clone()));
     let renewing = tokio::spawn(async move { security.watch().await });
     let following = tokio::spawn(follow(table, dialer, door));
 

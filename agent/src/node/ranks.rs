@@ -62,7 +62,7 @@ impl Gateways for Accepting {
         let (sessions, name) = (Arc::clone(&self.0), gateway.name.clone());
         tokio::spawn(async move {
             let Connection { stream, wire } = connection;
-            tracing::info!(gateway = name, wire, "connected");
+            tracing::info!(gateway = name, wire, over = stream.over(), "connected");
             let end = sessions.serve(&name, stream).await;
             tracing::info!(gateway = name, "disconnected: {end}");
         });

@@ -25,7 +25,7 @@ use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, FileSource, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security};
+use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security, Sockets};
 
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
@@ -56,6 +56,8 @@ pub async fn run_worker(
 ) -> Result<(), NodeError> {
     let (listener, peers) = bind(options.peer_listen).await?;
     let admin = bind_if(options.admin_listen).await?;
+    let sockets = options.node.sockets.as_deref().map(Sockets::new);
+    let local = sockets.map(|sockets| sockets.listen(&options.node.name)).transpose()?;
     let security = Arc::new(security(&options.node, options.role)?);
     let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
     let table = source.watch();
@@ -108,6 +110,7 @@ pub async fn run_worker(
             all_pairs: solo.plan().config.policy == sluice_core::config::Policy::Sync,
             pages: Arc::new(crate::transport::Pages { source: Arc::clone(&source), pressure }),
             masks: Arc::clone(&pages.masks),
+            local,
             gateways,
         },
     );

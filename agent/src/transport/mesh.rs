@@ -2,7 +2,6 @@
 //! gateways, and follows the table.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,14 @@ use axum::Router;
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Members, Role};
 use sluice_core::ids::{Class, WorkerId};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::greet::{self, Book, GreetError, Met, PATIENCE, Purpose};
 use super::identity::Identity;
+use super::local::{LocalListener, Sockets};
 use super::masks::Masks;
 use super::observe::Observer;
 use super::pages::{self, Pages};
@@ -58,6 +58,8 @@ pub struct MeshConfig {
     pub pages: Arc<Pages>,
     /// Told which peers are masked.
     pub masks: Arc<Masks>,
+    /// Where peers and gateways of this host connect, if they need not do so over TCP.
+    pub local: Option<LocalListener>,
     /// Who takes gateways; a worker without attention takes none.
     pub gateways: Option<Arc<dyn Gateways>>,
 }
@@ -83,15 +85,21 @@ impl Drop for Task {
 pub struct Dialer {
     members: Mutex<Members>,
     security: Arc<Security>,
+    sockets: Option<Sockets>,
     table: watch::Receiver<Arc<Table>>,
     incarnation: u64,
 }
 
 impl Dialer {
-    /// Of the gateway of this hello.
-    pub fn new(hello: Hello, security: Arc<Security>, table: watch::Receiver<Arc<Table>>) -> Self {
+    /// Of the gateway of this hello. `sockets`: where ranks of this host may be reached.
+    pub fn new(
+        hello: Hello,
+        security: Arc<Security>,
+        sockets: Option<Sockets>,
+        table: watch::Receiver<Arc<Table>>,
+    ) -> Self {
         let incarnation = hello.incarnation;
-        Self { members: Mutex::new(Members::new(hello)), security, table, incarnation }
+        Self { members: Mutex::new(Members::new(hello)), security, sockets, table, incarnation }
     }
 
     /// The gateway's own.
@@ -104,7 +112,8 @@ impl Dialer {
     /// # Errors
     /// Why there is no connection.
     pub async fn rank(&self, member: &Member) -> Result<(Hello, Connection), GreetError> {
-        let opened = open(&self.security, &self.members, self, member, Purpose::Gateway);
+        let ways = (&*self.security, self.sockets.as_ref());
+        let opened = open(ways, &self.members, self, member, Purpose::Gateway);
         timeout(PATIENCE, opened).await.unwrap_or(Err(GreetError::Silent))
     }
 }
@@ -117,15 +126,24 @@ impl Book for Dialer {
 
 /// Connects to a worker of the table, and meets it.
 async fn open(
-    security: &Security,
+    (security, sockets): (&Security, Option<&Sockets>),
     members: &Mutex<Members>,
     book: &dyn Book,
     member: &Member,
     purpose: Purpose,
 ) -> Result<(Hello, Connection), GreetError> {
-    let tcp = TcpStream::connect(&member.address).await?;
-    tcp.set_nodelay(true)?;
-    let (mut stream, certificate) = security.connect(tcp).await.map_err(GreetError::Handshake)?;
+    let local = match sockets {
+        Some(sockets) => sockets.dial(&member.name).await,
+        None => None,
+    };
+    let (mut stream, certificate) = match local {
+        Some(local) => (Stream::Local(local), None),
+        None => {
+            let tcp = TcpStream::connect(&member.address).await?;
+            tcp.set_nodelay(true)?;
+            security.connect(tcp).await.map_err(GreetError::Handshake)?
+        }
+    };
     let met = greet::dial(&mut stream, certificate.as_ref(), members, book, &member.name, purpose).await?;
     Ok((met.hello, Connection { stream, wire: met.taken.wire }))
 }
@@ -142,28 +160,31 @@ fn is_due(complained: &mut Option<Instant>) -> bool {
 /// The running connections. Dropping it closes them.
 #[derive(Debug)]
 pub struct Mesh {
-    _tasks: [Task; 3],
+    _tasks: Vec<Task>,
     inner: Arc<Inner>,
 }
 
 impl Mesh {
     /// Starts to listen and to dial.
-    pub fn start(listener: TcpListener, table: watch::Receiver<Arc<Table>>, config: MeshConfig) -> Self {
-        let security = Arc::clone(&config.security);
+    pub fn start(listener: TcpListener, table: watch::Receiver<Arc<Table>>, mut config: MeshConfig) -> Self {
+        let (security, local) = (Arc::clone(&config.security), config.local.take());
         let inner = Arc::new(Inner {
             members: Mutex::new(Members::new(config.hello.clone())),
             table: table.clone(),
             pages: pages::router(Arc::clone(&config.pages)),
             format: Format::new(config.row_len, config.prefill, Arc::clone(&config.observer)),
             config,
+            turns: Arc::default(),
+            sockets: local.as_ref().map(LocalListener::sockets),
             halves: Mutex::default(),
             pairs: Mutex::default(),
         });
-        let tasks = [
+        let mut tasks = vec![
             Task(tokio::spawn(async move { security.watch().await })),
             Task(tokio::spawn(Arc::clone(&inner).listen(listener))),
             Task(tokio::spawn(Arc::clone(&inner).follow(table))),
         ];
+        tasks.extend(local.map(|local| Task(tokio::spawn(Arc::clone(&inner).listen_here(local)))));
         Self { _tasks: tasks, inner }
     }
 }
@@ -172,6 +193,12 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         self.inner.lose_all_but(&[]);
     }
+}
+
+/// A connection whose hello is to come.
+enum Incoming {
+    Tcp(TcpStream),
+    Local(UnixStream),
 }
 
 /// A connection that was accepted.
@@ -203,6 +230,8 @@ struct Inner {
     members: Mutex<Members>,
     table: watch::Receiver<Arc<Table>>,
     format: Format,
+    turns: Arc<Turns>,
+    sockets: Option<Sockets>,
     halves: Mutex<HashMap<WorkerId, Half>>,
     pairs: Mutex<HashMap<WorkerId, Current>>,
 }
@@ -224,7 +253,7 @@ impl Inner {
     }
 
     async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let (turns, mut complained) = (Arc::new(Turns::default()), None);
+        let mut complained = None;
         loop {
             let (tcp, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -234,18 +263,35 @@ impl Inner {
                     continue;
                 }
             };
-            let turn = turns.take(Some(from.ip()));
+            let turn = self.turns.take(Some(from.ip()));
             if turn.crowds && is_due(&mut complained) {
                 tracing::warn!(%from, "too many connect and do not say who they are: the oldest are let go");
             }
-            tokio::spawn(Arc::clone(&self).meet(tcp, from, turn));
+            tokio::spawn(Arc::clone(&self).meet(Incoming::Tcp(tcp), from.to_string(), turn));
         }
     }
 
-    async fn meet(self: Arc<Self>, tcp: TcpStream, from: SocketAddr, turn: Turn) {
+    /// As [`Self::listen`], for processes of this host. Pages are not for them: nothing says who asks.
+    async fn listen_here(self: Arc<Self>, listener: LocalListener) {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    let turn = self.turns.take(None);
+                    let met = Arc::clone(&self).meet(Incoming::Local(stream), "this host".into(), turn);
+                    tokio::spawn(met);
+                }
+                Err(e) => {
+                    tracing::warn!("a connection of a peer of this host could not be accepted: {e}");
+                    tokio::time::sleep(RETRY[0]).await;
+                }
+            }
+        }
+    }
+
+    async fn meet(self: Arc<Self>, incoming: Incoming, from: String, turn: Turn) {
         let mut certificate = None;
         let met = tokio::select! {
-            met = timeout(PATIENCE, self.greet(tcp, &turn, &mut certificate)) => met,
+            met = timeout(PATIENCE, self.greet(incoming, &turn, &mut certificate)) => met,
             () = turn.over() => return,
         };
         drop(turn);
@@ -262,12 +308,19 @@ impl Inner {
     /// Puts in `certificate` whom it is for, as soon as that is known.
     async fn greet(
         &self,
-        tcp: TcpStream,
+        incoming: Incoming,
         turn: &Turn,
         certificate: &mut Option<Identity>,
     ) -> Result<Greeted, GreetError> {
-        tcp.set_nodelay(true)?;
-        let accepted = self.config.security.accept(tcp).await.map_err(GreetError::Handshake)?;
+        let accepted = match incoming {
+            Incoming::Tcp(tcp) => {
+                tcp.set_nodelay(true)?;
+                self.config.security.accept(tcp).await.map_err(GreetError::Handshake)?
+            }
+            Incoming::Local(stream) => {
+                Accepted { stream: Stream::Local(stream), identity: None, is_http: false }
+            }
+        };
         let Accepted { mut stream, identity, is_http } = accepted;
         certificate.clone_from(&identity);
         if identity.is_some() {
@@ -326,7 +379,7 @@ impl Inner {
         let Current { severed, turn } = self.replace(worker);
         let _turn = turn.lock().await;
         let up = PeerUp { worker, epoch, is_rank: peer.role.is_rank(), is_host: peer.role.is_host() };
-        tracing::info!(peer = peer.name, epoch, wire = control.wire, "connected");
+        tracing::info!(peer = peer.name, epoch, wire = control.wire, over = data.stream.over(), "connected");
         self.config.masks.unmask(worker);
         let ended =
             pair::run(control, data, up, self.format.clone(), Arc::clone(&self.config.door), severed).await;
@@ -408,7 +461,8 @@ impl Inner {
 
     async fn connect(&self, member: &Member) -> Result<(Hello, u32, Connection, Connection), GreetError> {
         let epoch = rand::random_range(1..=u32::MAX);
-        let open = |purpose| open(&self.config.security, &self.members, self, member, purpose);
+        let ways = (&*self.config.security, self.sockets.as_ref());
+        let open = |purpose| open(ways, &self.members, self, member, purpose);
         let (peer, control) = open(Purpose::Control { epoch }).await?;
         let (_, data) = open(Purpose::Data { epoch }).await?;
         Ok((peer, epoch, control, data))
@@ -424,7 +478,10 @@ mod tests {
     const TABLE: &str = r#"workers: [{number: 0, name: a0, role: attention, address: "ADDRESS"}]"#;
 
     /// The mesh of rank a0, and where it listens.
-    async fn mesh(dir: &std::path::Path) -> (Mesh, Member, watch::Receiver<Arc<Table>>) {
+    async fn mesh(
+        dir: &std::path::Path,
+        local: Option<LocalListener>,
+    ) -> (Mesh, Member, watch::Receiver<Arc<Table>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let path = dir.join("table.yaml");
@@ -439,29 +496,48 @@ mod tests {
             prefill: Class(1),
             all_pairs: false,
             pages: Arc::new(Pages { source, pressure: Arc::new(Default::default) }),
+            local,
             gateways: None,
         };
         let member = table.borrow().workers[0].clone();
         (Mesh::start(listener, table.clone(), config), member, table)
     }
 
-    fn dialer(table: watch::Receiver<Arc<Table>>) -> Dialer {
+    fn dialer(table: watch::Receiver<Arc<Table>>, sockets: Option<Sockets>) -> Dialer {
         let hello =
             Hello { worker: None, name: "g0".into(), role: Role::Gateway, numerics: None, ..fuzz::rank() };
-        Dialer::new(hello, Arc::new(Security::Off), table)
+        Dialer::new(hello, Arc::new(Security::Off), sockets, table)
     }
 
     #[tokio::test]
     async fn who_connects_and_says_nothing_keeps_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
-        let (_mesh, member, table) = mesh(dir.path()).await;
+        let (_mesh, member, table) = mesh(dir.path(), None).await;
         let mut silent = vec![];
         for _ in 0..300 {
             silent.push(TcpStream::connect(&member.address).await.unwrap());
         }
         // Silent ones are not waited for, as long as that may be.
-        let dialer = dialer(table);
+        let dialer = dialer(table, None);
         let met = timeout(PATIENCE / 2, dialer.rank(&member)).await.expect("it is served at once");
         assert_eq!(met.unwrap().0.name, "a0");
+    }
+
+    #[tokio::test]
+    async fn who_has_a_socket_here_is_dialled_over_it_and_others_over_tcp() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = Sockets::new(dir.path());
+        let (here, member, table) = mesh(dir.path(), Some(sockets.listen("a0").unwrap())).await;
+        let over = async |dialer: &Dialer| dialer.rank(&member).await.map(|(_, stream)| stream.over());
+        let near = dialer(table.clone(), Some(sockets));
+        assert_eq!(over(&near).await.unwrap(), "unix");
+        assert_eq!(over(&dialer(table, None)).await.unwrap(), "tcp");
+        drop(here);
+        while dir.path().join("a0.sock").exists() {
+            tokio::task::yield_now().await;
+        }
+        let (_elsewhere, member, table) = mesh(dir.path(), None).await;
+        let near = dialer(table, near.sockets);
+        assert_eq!(near.rank(&member).await.unwrap().1.over(), "tcp");
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
 /// A connection to another process of the deployment.
@@ -15,6 +15,19 @@ pub enum Stream {
     Plain(TcpStream),
     /// With.
     Tls(Box<TlsStream<BufReader<TcpStream>>>),
+    /// With a process of this host.
+    Local(UnixStream),
+}
+
+impl Stream {
+    /// What it goes over, for the log.
+    pub fn over(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "tcp",
+            Self::Tls(_) => "tls",
+            Self::Local(_) => "unix",
+        }
+    }
 }
 
 /// A connection behind its hellos.
@@ -31,6 +44,7 @@ macro_rules! either {
         match $self.get_mut() {
             Self::Plain(s) => Pin::new(s).$method($($arg),*),
             Self::Tls(s) => Pin::new(s.as_mut()).$method($($arg),*),
+            Self::Local(s) => Pin::new(s).$method($($arg),*),
         }
     };
 }
@@ -66,6 +80,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(s) => s.is_write_vectored(),
             Self::Tls(s) => s.is_write_vectored(),
+            Self::Local(s) => s.is_write_vectored(),
         }
     }
 

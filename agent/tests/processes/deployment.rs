@@ -26,6 +26,8 @@ pub struct Deployment {
     replicas: u32,
     /// Who speaks version 1 of the wire alone.
     old: BTreeSet<String>,
+    /// Where processes that start find each other's sockets.
+    sockets: Option<PathBuf>,
 }
 
 struct Member {
@@ -52,11 +54,20 @@ fn free() -> SocketAddr {
 impl Deployment {
     /// Starts these workers and a gateway, g0. Every expert is on so many workers.
     pub fn start(workers: &[(&str, &str)], replicas: u32) -> Self {
-        Self::start_mixed(workers, replicas, &[])
+        Self::begin(workers, replicas, &[], false)
     }
 
     /// The same, with some that hold version 1 of the wire.
     pub fn start_mixed(workers: &[(&str, &str)], replicas: u32, old: &[&str]) -> Self {
+        Self::begin(workers, replicas, old, false)
+    }
+
+    /// As [`Self::start`], over Unix sockets in the directory `sockets`.
+    pub fn start_over_sockets(workers: &[(&str, &str)], replicas: u32) -> Self {
+        Self::begin(workers, replicas, &[], true)
+    }
+
+    fn begin(workers: &[(&str, &str)], replicas: u32, old: &[&str], over_sockets: bool) -> Self {
         let member = |role: &str| Member { role: role.into(), peers: free(), admin: free(), listen: free() };
         let mut members: BTreeMap<String, Member> =
             workers.iter().map(|(name, role)| ((*name).into(), member(role))).collect();
@@ -68,7 +79,9 @@ impl Deployment {
             processes: BTreeMap::new(),
             replicas,
             old: old.iter().map(|name| (*name).into()).collect(),
+            sockets: None,
         };
+        d.sockets = over_sockets.then(|| d.directory("sockets"));
         d.plan();
         let names: Vec<String> = d.members.keys().cloned().collect();
         for name in &names {
@@ -167,6 +180,9 @@ impl Deployment {
         let table = self.path("table.yaml");
         command.arg(&m.role).args(["--name", name, "--admin-listen", &m.admin.to_string()]);
         command.arg("--table").arg(table).arg("--tls").arg(dir).args(["--peer-listen", &m.peers.to_string()]);
+        if let Some(sockets) = &self.sockets {
+            command.arg("--peer-sockets").arg(sockets);
+        }
         match m.role.as_str() {
             "gateway" => command.args(["--listen", &m.listen.to_string()]),
             role => {
@@ -221,6 +237,11 @@ impl Deployment {
         self.terminate(name);
         assert!(self.old.remove(name), "{name} is new");
         self.restart(name);
+    }
+
+    /// Whoever starts from now on has no socket.
+    pub fn without_sockets(&mut self) {
+        self.sockets = None;
     }
 
     pub fn restart(&mut self, name: &str) {

@@ -329,6 +329,39 @@ fn half_a_message_and_then_silence_is_named_and_harms_nobody() {
 }
 
 #[test]
+fn peers_of_one_host_talk_over_sockets_while_there_are_any() {
+    let workers = [("a0", "attention"), ("e0", "experts"), ("e1", "experts")];
+    let mut d = Deployment::start_over_sockets(&workers, 2);
+    let connected = |d: &Deployment, who: &str, over: &str| {
+        let (who, over) = (format!("connected {who}"), format!("over=\"{over}\""));
+        d.log("a0").lines().filter(|line| line.contains(&who) && line.contains(&over)).count()
+    };
+    let e0 = "peer=\"e0\"";
+    for who in [e0, "peer=\"e1\"", "gateway=\"g0\""] {
+        assert!(connected(&d, who, "unix") > 0 && connected(&d, who, "tls") == 0, "{who}: {}", d.log("a0"));
+    }
+    let asked = Asked::mix(6, 200);
+    let reference = asked.run(&d);
+    let killed = asked.run_while(&mut d, |d| d.kill("e0"));
+    same("killed", &killed, &reference);
+    let socket = d.path("sockets").join("e0.sock");
+    assert!(socket.exists(), "nobody cleared up behind it");
+    let before = connected(&d, e0, "unix");
+    let resumed = asked.run_while(&mut d, |d| {
+        d.restart("e0");
+        until("e0 is back", Duration::from_secs(20), || connected(d, e0, "unix") > before);
+    });
+    same("resumed", &resumed, &reference);
+
+    d.terminate("e0");
+    assert!(!socket.exists());
+    d.without_sockets();
+    d.restart("e0");
+    until("e0 is back", Duration::from_secs(20), || connected(&d, e0, "tls") > 0);
+    same("over TCP", &asked.run(&d), &reference);
+}
+
+#[test]
 fn certificates_change_under_load() {
     let mut d = deployment();
     let asked = Asked::mix(6, 200);

@@ -1,6 +1,5 @@
 //! How the two processes find each other.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use sluice_agent::transport::{
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, WorkerId};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -190,6 +189,7 @@ async fn mesh(
         prefill: PREFILL,
         all_pairs: false,
         pages: Arc::new(Pages { source: Arc::clone(&source), pressure: Arc::new(Default::default) }),
+        local: None,
         gateways: None,
     };
     let mesh = Mesh::start(listener, source.watch(), config);
@@ -237,10 +237,7 @@ async fn unix(
     Ok(Connected::Pair(task))
 }
 
-/// A Unix socket in the place of a TCP one: both are read, written and polled alike, and the transport asks nothing
-/// else of them once they stand.
 fn connection(socket: std::os::unix::net::UnixStream) -> std::io::Result<Connection> {
     socket.set_nonblocking(true)?;
-    let tcp = std::net::TcpStream::from(OwnedFd::from(socket));
-    Ok(Connection { stream: Stream::Plain(TcpStream::from_std(tcp)?), wire: WIRE.max })
+    Ok(Connection { stream: Stream::Local(tokio::net::UnixStream::from_std(socket)?), wire: WIRE.max })
 }
