@@ -5,7 +5,6 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use sluice_core::front::RankLoad;
 use sluice_core::worker::Worker;
 use tokio::sync::watch;
 
@@ -14,7 +13,7 @@ use super::links::Door;
 use super::loader::{self, UnitSource};
 use super::observe::Observer;
 use super::sizing::WorkerPlan;
-use super::start::{StartError, first_load, watched};
+use super::start::{StartError, watched};
 use super::worker::WorkerThread;
 use crate::backend::Backend;
 use crate::telemetry::TokenSpans;
@@ -61,11 +60,6 @@ impl Solo {
     /// What it was told.
     pub fn plan(&self) -> &WorkerPlan {
         &self.plan
-    }
-
-    /// The load of a rank that has nothing yet.
-    pub fn first_load(&self) -> Option<RankLoad> {
-        first_load(&self.plan)
     }
 
     /// Resolves when the worker is lost, with the reason.

@@ -274,7 +274,7 @@ pub(super) fn watched(
     true
 }
 
-pub(super) fn first_load(plan: &WorkerPlan) -> Option<RankLoad> {
+fn first_load(plan: &WorkerPlan) -> Option<RankLoad> {
     let r = plan.config.rank.as_ref()?;
     Some(RankLoad {
         free_blocks: r.pages,

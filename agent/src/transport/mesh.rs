@@ -157,7 +157,8 @@ fn is_due(complained: &mut Option<Instant>) -> bool {
     is_due
 }
 
-/// The running connections. Dropping it closes them.
+/// The running connections. Dropping it ends those with peers, and takes no more; gateways' connections, and those for
+/// pages, are tasks of their own and end with the process.
 #[derive(Debug)]
 pub struct Mesh {
     _tasks: Vec<Task>,
