@@ -145,6 +145,7 @@ fn counters(workers: &[Seen]) -> Vec<Family> {
         ("sluice_expert_units_total", "Expert units run, several of a block in one launch.", |s| {
             s.counters.expert_units
         }),
+        ("sluice_expert_rows_total", "Rows of the expert units run.", |s| s.counters.expert_rows),
         ("sluice_sampled_tokens_total", "Tokens sampled.", |s| s.counters.sampled),
         ("sluice_prefilled_tokens_total", "Prompt tokens computed.", |s| s.counters.prefilled),
         ("sluice_prefix_hit_tokens_total", "Prompt tokens found in the prefix cache.", |s| {

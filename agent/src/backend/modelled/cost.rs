@@ -33,6 +33,10 @@ pub struct CostModel {
     /// Every step takes this many times as long: so that the host keeps up with devices it could not follow.
     #[serde(default = "one")]
     pub slow_down: f64,
+    /// Numbers in a row that travels. They mean nothing; without them frames carry no rows, whatever the link's time for
+    /// them.
+    #[serde(default)]
+    pub row_values: usize,
 }
 
 /// What lies between two devices.

@@ -33,6 +33,8 @@ pub struct ModelledBackend {
     config: ModelledConfig,
     sequences: Vec<Option<Sequence>>,
     slots: Vec<Option<Unit>>,
+    /// What rows hold, as far as any was ever read or written: moved as a real backend's are, and never looked at.
+    slab: Vec<f32>,
     steps: u32,
     running: Option<(Instant, Outcome)>,
     probe: Option<Box<dyn Probe>>,
@@ -54,7 +56,25 @@ impl std::fmt::Debug for ModelledBackend {
 impl ModelledBackend {
     /// An idle device.
     pub fn new(config: ModelledConfig) -> Self {
-        Self { config, sequences: Vec::new(), slots: Vec::new(), steps: 0, running: None, probe: None }
+        Self {
+            config,
+            sequences: Vec::new(),
+            slots: Vec::new(),
+            slab: Vec::new(),
+            steps: 0,
+            running: None,
+            probe: None,
+        }
+    }
+
+    /// One row of the slab.
+    fn row(&mut self, row: Row) -> &mut [f32] {
+        let len = self.row_len();
+        let start = row as usize * len;
+        if self.slab.len() < start + len {
+            self.slab.resize(start + len, 0.0);
+        }
+        &mut self.slab[start..start + len]
     }
 
     /// A step's outcome and how long it takes, in seconds, without jitter.
@@ -212,12 +232,21 @@ impl Backend for ModelledBackend {
         self.running.as_ref().map(|(end, _)| *end)
     }
 
-    fn read_rows(&mut self, _rows: &[Row], _into: &mut Vec<f32>) {}
+    fn read_rows(&mut self, rows: &[Row], into: &mut Vec<f32>) {
+        for &row in rows {
+            into.extend_from_slice(self.row(row));
+        }
+    }
 
-    fn write_rows(&mut self, _rows: &[Row], _values: &[f32]) {}
+    fn write_rows(&mut self, rows: &[Row], values: &[f32]) {
+        let len = self.row_len().max(1);
+        for (&row, values) in rows.iter().zip(values.chunks_exact(len)) {
+            self.row(row).copy_from_slice(values);
+        }
+    }
 
     fn row_len(&self) -> usize {
-        0
+        self.config.costs.row_values
     }
 
     fn take_logprobs(&mut self) -> Vec<SampledLogprobs> {
@@ -324,6 +353,19 @@ mod tests {
         let expected = backend.config.costs.experts([(1, 0.25)]);
         assert!((end - before).as_secs_f64() >= expected);
         assert_eq!(finish(&mut backend, step()), Outcome::Experts);
+    }
+
+    #[test]
+    fn rows_are_as_wide_as_the_file_says() {
+        let mut backend = backend(1.0);
+        let mut read = vec![];
+        backend.write_rows(&[3, 1], &[]);
+        backend.read_rows(&[3, 1], &mut read);
+        assert_eq!((backend.row_len(), read.len()), (0, 0), "nothing travels unless the file wants it");
+        Arc::make_mut(&mut backend.config.costs).row_values = 2;
+        backend.write_rows(&[3, 1], &[1.0, 2.0, 3.0, 4.0]);
+        backend.read_rows(&[1, 7, 3], &mut read);
+        assert_eq!(read, [3.0, 4.0, 0.0, 0.0, 1.0, 2.0]);
     }
 
     #[test]
