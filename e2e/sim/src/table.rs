@@ -52,6 +52,7 @@ impl Table {
             tokens,
             context: self.context,
             share,
+            shares: None,
             jitter,
             slices: placement.0,
             replicas: placement.1,

@@ -41,6 +41,8 @@ pub struct Setting {
     pub context: f64,
     /// The hottest expert's part of all assignments.
     pub share: f64,
+    /// Each expert's part of each block's assignments, where it is not to follow from `share` and `seed`.
+    pub shares: Option<Vec<Vec<f64>>>,
     /// Each step takes 1 + Exp(this) times as long.
     pub jitter: f64,
     /// Slices an expert is held in.
@@ -76,7 +78,10 @@ impl Setting {
     /// Where tokens go.
     pub fn skew(&self) -> Skew {
         let m = &self.costs.model;
-        Skew::new(self.share, self.blocks, m.experts, m.top_k, self.seed)
+        match &self.shares {
+            Some(shares) => Skew::of_shares(shares.clone(), m.top_k, self.seed),
+            None => Skew::new(self.share, self.blocks, m.experts, m.top_k, self.seed),
+        }
     }
 
     /// The placement of the planner, which knows the load.

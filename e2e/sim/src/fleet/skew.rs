@@ -24,18 +24,16 @@ impl Skew {
         for _ in 0..blocks {
             let mut own = base.clone();
             r.shuffle(&mut own);
-            for _ in 0..ORDERS {
-                let mut order: Vec<u16> = (0..experts).collect();
-                r.shuffle(&mut order);
-                let mut end = 0.0;
-                let ends = order.into_iter().map(|e| {
-                    end += own[e as usize] * f64::from(top_k);
-                    (e, end)
-                });
-                orders.push(ends.collect());
-            }
+            lay_out(&own, top_k, &mut r, &mut orders);
             shares.push(own);
         }
+        Self { top_k: top_k as usize, shares, orders }
+    }
+
+    /// Given shares of each block's experts, which sum to 1 and of which none is over 1/K.
+    pub fn of_shares(shares: Vec<Vec<f64>>, top_k: u8, seed: u64) -> Self {
+        let (mut r, mut orders) = (Rng::new(seed), vec![]);
+        shares.iter().for_each(|own| lay_out(own, top_k, &mut r, &mut orders));
         Self { top_k: top_k as usize, shares, orders }
     }
 
@@ -56,6 +54,20 @@ impl Skew {
             }
             out.push(order[at].0);
         }
+    }
+}
+
+/// The orders of one block.
+fn lay_out(shares: &[f64], top_k: u8, r: &mut Rng, orders: &mut Vec<Vec<(u16, f64)>>) {
+    for _ in 0..ORDERS {
+        let mut order: Vec<u16> = (0..shares.len() as u16).collect();
+        r.shuffle(&mut order);
+        let mut end = 0.0;
+        let ends = order.into_iter().map(|e| {
+            end += shares[e as usize] * f64::from(top_k);
+            (e, end)
+        });
+        orders.push(ends.collect());
     }
 }
 
@@ -94,7 +106,9 @@ mod tests {
     fn draws_have_the_planned_shares_and_are_distinct() {
         for share in [0.12, 0.4] {
             let s = Skew::new(share, 3, 8, 2, 7);
-            for block in 0..3 {
+            let given = (0..3).map(|b| s.shares(b).to_vec()).collect();
+            let again = Skew::of_shares(given, 2, 8);
+            for (s, block) in [&s, &again].into_iter().flat_map(|s| (0..3).map(move |b| (s, b))) {
                 let mut counts = [0.0; 8];
                 for key in 0..40_000u64 {
                     let mut out = vec![];
