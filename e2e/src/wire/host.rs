@@ -9,7 +9,7 @@ use sluice_core::frame::{Body, Channel, Frame};
 
 use super::connect::{DECODE, Setup, Side, connect};
 use super::door::{Mail, door, next, peer};
-use super::machine::now;
+use crate::machine::now;
 
 /// Runs until its standard input ends, then gives the nanoseconds that each small batch took, in order.
 ///

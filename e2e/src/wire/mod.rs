@@ -4,13 +4,11 @@
 //! and gives the credits back, both as a worker's thread does: everything between is `agent/src/transport` as it is
 //! served. Only what the rows are for, the model, is left out.
 
-mod certificates;
 mod connect;
 mod door;
 mod flow;
 mod host;
 mod iperf;
-mod machine;
 mod processes;
 mod rank;
 mod report;

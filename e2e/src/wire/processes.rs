@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use clap::ValueEnum as _;
 use serde::de::DeserializeOwned;
 
-use super::certificates;
 use super::connect::{Setup, Side};
 use super::flow::Flow;
 use super::rank::Task;
+use crate::certificates;
 
 /// A process that ends with its owner.
 pub struct Child(pub std::process::Child);

@@ -13,7 +13,7 @@ use sluice_core::ids::{Class, Slice};
 use super::connect::{DECODE, PREFILL, Setup, Side, connect};
 use super::door::{Mail, door, next, peer};
 use super::flow::{Flow, Load};
-use super::machine::{now, ran};
+use crate::machine::{now, ran};
 
 /// Experts that each token asks.
 const TOP_K: u8 = 2;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use super::connect::{Setup, Via};
 use super::flow::{Flow, Load};
 use super::iperf::Iperf;
-use super::machine::{Ticks, describe};
 use super::processes::measure;
 use super::rank::Task;
 use super::stats::{median, percentile};
+use crate::machine::{Ticks, describe};
 
 /// Bytes of a large batch.
 const LARGE: usize = 4 << 20;

@@ -41,6 +41,11 @@ impl Ticks {
         parse(&stat, &own)
     }
 
+    /// The part of the machine that was busy since an earlier moment.
+    pub fn busy(self, before: Self) -> f64 {
+        (self.busy - before.busy) as f64 / (self.all - before.all).max(1) as f64
+    }
+
     /// What part of the machine others had, and what part the hypervisor gave to somebody else, since an earlier
     /// moment.
     pub fn others(self, before: Self) -> (f64, f64) {
@@ -95,6 +100,7 @@ mod tests {
         let after = parse("cpu  180 10 80 1060 10 5 5 40 0 0", &own(110)).unwrap();
         // 200 ticks passed, 120 of them busy, 70 of those the children's.
         assert_eq!(after.others(before), (0.25, 0.1));
+        assert_eq!(after.busy(before), 0.6);
         assert_eq!(parse("cpu  100 0 50", &own(1)), None);
         assert_eq!(parse("cpu  100 0 50 1000 10 5 5 20 0 0", "7 (a) S 1"), None);
     }

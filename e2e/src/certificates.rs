@@ -1,4 +1,4 @@
-//! A CA and a leaf for each of the two, in directories as the agent reads them.
+//! A CA and a leaf for each of several processes, in directories as the agent reads them.
 
 use std::path::Path;
 
