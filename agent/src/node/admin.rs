@@ -259,6 +259,8 @@ mod tests {
             counters: Counters::default(),
             pressure: Pressure { slots: (2, 0), ..Pressure::default() },
             ready,
+            busy: false,
+            draining: false,
             failure: None,
         };
         telemetry.worker_seen(sample(false));

@@ -40,10 +40,12 @@ mod tests {
     use sluice_core::counters::Counters;
     use sluice_core::ids::WorkerId;
     use sluice_core::pressure::Pressure;
+    use tokio::sync::watch;
     use tokio::time::timeout;
 
     use super::*;
     use crate::node::admin::WorkerPages;
+    use crate::table::Table;
     use crate::telemetry::{Telemetry, WorkerSample};
     use crate::transport::fuzz::Worker;
 
@@ -62,10 +64,15 @@ mod tests {
         }
     }
 
+    fn pages(telemetry: &Arc<Telemetry>) -> WorkerPages {
+        let table = Table { generation: 0, segments: None, workers: vec![], slices: vec![] };
+        WorkerPages::new(telemetry.clone(), (WorkerId(0), "a0"), 1, watch::channel(Arc::new(table)).1)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_said_before_the_drain_does_not_end_it() {
         let telemetry = Arc::new(Telemetry::new(0..1).unwrap());
-        let pages = WorkerPages::new(telemetry.clone());
+        let pages = pages(&telemetry);
         let mut leaves = std::pin::pin!(drain(&Worker, GRACE, |late| !pages.is_drained(late)));
         for (said, is_over) in [
             (None, false),
@@ -91,7 +98,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn peers_that_never_cease_are_left_after_half_of_it() {
         let telemetry = Arc::new(Telemetry::new(0..1).unwrap());
-        let pages = WorkerPages::new(telemetry.clone());
+        let pages = pages(&telemetry);
         let sequences = |sequences| WorkerSample {
             pressure: Pressure { sequences, ..Pressure::default() },
             ..sample(true, true)

@@ -258,20 +258,17 @@ fn loading_is_given_up_when_told_to() {
 #[test]
 fn a_step_whose_outputs_no_message_holds_is_refused() {
     let spec = costs().spec();
-    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
     let room = Room {
         is_rank: false,
         is_host: true,
-        slots: 1,
         ranks: 1,
-        pages: 0,
-        threads: 1,
         patience: SECOND,
         probe_every: None,
         message: LONGEST_MESSAGE,
     };
     let sized = |max_expert_rows, room| {
-        size_one(&spec, &EngineOptions { max_expert_rows, ..options() }, memory, WorkerId(1), room)
+        let (o, slots) = (EngineOptions { max_expert_rows, ..options() }, Slots::default());
+        size_one(&spec, &o, Footprint::WEIGHTLESS, WorkerId(1), room, slots)
     };
     let refused = sized(u32::MAX, room).unwrap_err().to_string();
     let most: u32 = refused.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_default();
@@ -311,7 +308,7 @@ fn alone(
     memory: Footprint,
 ) -> Result<(Option<u32>, Option<u32>), StartError> {
     let auto = EngineOptions { kv: KvSize::Auto, ..options() };
-    let room = Room { is_rank, is_host, ranks: 1, patience: SECOND, probe_every: None };
+    let room = Room { is_rank, is_host, ranks: 1, patience: SECOND, probe_every: None, message: usize::MAX };
     let plan = size_one(&costs().spec(), &auto, memory, WorkerId(3), room, slots)?;
     Ok((plan.config.host.map(|h| h.slots), plan.config.rank.map(|r| r.pages)))
 }

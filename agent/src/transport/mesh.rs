@@ -487,16 +487,18 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let path = dir.join("table.yaml");
         std::fs::write(&path, TABLE.replace("ADDRESS", &address)).unwrap();
-        let source = Arc::new(FileSource::open(&path).unwrap());
+        let source = Arc::new(FileSource::open(&path).await.unwrap());
         let table = source.watch();
         let config = MeshConfig {
             hello: fuzz::rank(),
             security: Arc::new(Security::Off),
             door: Arc::new(Worker),
+            observer: Arc::new(()),
             row_len: 1,
             prefill: Class(1),
             all_pairs: false,
             pages: Arc::new(Pages { source, pressure: Arc::new(Default::default) }),
+            masks: Arc::default(),
             local,
             gateways: None,
         };
@@ -529,7 +531,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sockets = Sockets::new(dir.path());
         let (here, member, table) = mesh(dir.path(), Some(sockets.listen("a0").unwrap())).await;
-        let over = async |dialer: &Dialer| dialer.rank(&member).await.map(|(_, stream)| stream.over());
+        let over = async |dialer: &Dialer| {
+            dialer.rank(&member).await.map(|(_, connection)| connection.stream.over())
+        };
         let near = dialer(table.clone(), Some(sockets));
         assert_eq!(over(&near).await.unwrap(), "unix");
         assert_eq!(over(&dialer(table, None)).await.unwrap(), "tcp");
@@ -539,6 +543,6 @@ mod tests {
         }
         let (_elsewhere, member, table) = mesh(dir.path(), None).await;
         let near = dialer(table, near.sockets);
-        assert_eq!(near.rank(&member).await.unwrap().1.over(), "tcp");
+        assert_eq!(near.rank(&member).await.unwrap().1.stream.over(), "tcp");
     }
 }

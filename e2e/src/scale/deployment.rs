@@ -86,6 +86,8 @@ impl Deployment {
         let plan = setting.plan(&setting.skew())?;
         let placement = plan.placement(setting.blocks, setting.blocks, 1);
         let table = Table {
+            generation: 1,
+            segments: None,
             workers: members
                 .iter()
                 .zip(&ports)

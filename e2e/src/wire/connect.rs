@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use sluice_agent::runtime::Door;
-use sluice_agent::table::{FileSource, Member, PlacementSource as _, Table, render};
+use sluice_agent::table::{FileSource, Member, PlacementSource, Table, render};
 use sluice_agent::transport::{
     Connection, Format, Identity, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
 };
@@ -120,7 +120,7 @@ impl Side {
 /// What keeps the connections; they close when it is dropped.
 pub enum Connected {
     /// A mesh, and the table that it follows.
-    Mesh { _mesh: Mesh, _source: Arc<FileSource> },
+    Mesh { _mesh: Mesh, _source: Arc<dyn PlacementSource> },
     /// A pair.
     Pair(JoinHandle<()>),
 }
@@ -167,10 +167,11 @@ async fn mesh(
     if side == Side::Host {
         // Nobody dials the rank.
         let workers = vec![Side::Rank.member("127.0.0.1:1".into()), Side::Host.member(address)];
-        let text = render(&Table { workers, slices: vec![] });
+        let text = render(&Table { generation: 1, segments: None, workers, slices: vec![] });
         std::fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
-    let source = Arc::new(FileSource::open(&path).map_err(|e| e.to_string())?);
+    let source: Arc<dyn PlacementSource> =
+        Arc::new(FileSource::open(&path).await.map_err(|e| e.to_string())?);
     let hello = Hello {
         deployment: DEPLOYMENT.join("/"),
         worker: Some(side.number()),
@@ -189,6 +190,7 @@ async fn mesh(
         prefill: PREFILL,
         all_pairs: false,
         pages: Arc::new(Pages { source: Arc::clone(&source), pressure: Arc::new(Default::default) }),
+        masks: Arc::default(),
         local: None,
         gateways: None,
     };

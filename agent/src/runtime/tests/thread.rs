@@ -73,7 +73,7 @@ impl Observer for Reports {
 /// device.
 fn run(mails: impl IntoIterator<Item = Mail<Unit>>) -> (Vec<WorkerSample>, usize) {
     let hybrid = EngineOptions { layout: Layout::Hybrid, attention_ranks: 1, expert_workers: 1, ..options() };
-    let memory = Footprint { kv_page: 1, available: u64::MAX, weights: 0 };
+    let memory = Footprint::WEIGHTLESS;
     let plan = size(&costs().spec(), &hybrid, memory).unwrap().workers.remove(0);
     let (address, inbox) = channel();
     mails.into_iter().chain([Mail::Stop]).for_each(|mail| address.send(mail).unwrap());
