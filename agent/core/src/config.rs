@@ -1,6 +1,7 @@
 //! What a worker is told at its start. Everything here is fixed for its life.
 
 use crate::cost::Costs;
+use crate::hello::Schedule;
 use crate::ids::{MICRO, Nanos, WorkerId};
 use crate::slab::SlabLayout;
 
@@ -225,6 +226,11 @@ impl WorkerConfig {
             least("slab outputs", self.slab.outputs, self.max_expert_rows, "a row per output of a step")?;
         }
         Ok(())
+    }
+
+    /// What all workers of a deployment have alike.
+    pub fn schedule(&self) -> Schedule {
+        Schedule { waves: self.waves, in_step: self.policy == Policy::Sync }
     }
 
     /// Decode waves and the prefill class.

@@ -51,6 +51,15 @@ impl WireVersions {
     }
 }
 
+/// What workers must agree on so that they understand each other, beside the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Schedule {
+    /// Decode waves: a batch names its class by them.
+    pub waves: u8,
+    /// The scheduler is `sync`, the barrier over all workers.
+    pub in_step: bool,
+}
+
 /// The first message on each connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -68,6 +77,8 @@ pub struct Hello {
     pub wire: WireVersions,
     /// The hash of all that decides bits. A gateway has none.
     pub numerics: Option<String>,
+    /// How it schedules. A gateway does not, and the first releases do not say.
+    pub schedule: Option<Schedule>,
 }
 
 /// Why a peer is refused. Said to the peer and in the log, by name.
@@ -116,6 +127,30 @@ pub enum Refused {
         /// This worker's.
         ours: String,
     },
+    /// It counts its waves otherwise.
+    #[error(
+        "{name} runs {theirs} decode waves, and this worker {ours}: give all workers of a deployment the same --waves"
+    )]
+    Waves {
+        /// Who.
+        name: String,
+        /// What it said.
+        theirs: u8,
+        /// This worker's.
+        ours: u8,
+    },
+    /// One of the two waits at a barrier that the other does not know.
+    #[error(
+        "{name} runs {} the sync scheduler, and this worker {} it: the barrier is over all workers, so give \
+         --scheduler sync to all of a deployment or to none",
+        with(*.theirs), with(!*.theirs)
+    )]
+    InStep {
+        /// Who.
+        name: String,
+        /// Whether it does.
+        theirs: bool,
+    },
     /// A newer incarnation was met.
     #[error("{name} is at incarnation {newest}: a connection of incarnation {incarnation} comes too late")]
     Stale {
@@ -136,6 +171,10 @@ pub enum Refused {
         /// What is known, `nobody` for nothing.
         ours: String,
     },
+}
+
+fn with(it: bool) -> &'static str {
+    if it { "with" } else { "without" }
 }
 
 /// What this process says of itself, and whom it has met.
@@ -194,6 +233,14 @@ impl Members {
             let (theirs, ours) = (text(&hello.numerics), text(&self.own.numerics));
             return Err(Refused::Numerics { name: name(), theirs, ours });
         }
+        if let (true, Some(theirs), Some(ours)) = (between_workers, hello.schedule, self.own.schedule) {
+            if theirs.in_step != ours.in_step {
+                return Err(Refused::InStep { name: name(), theirs: theirs.in_step });
+            }
+            if theirs.waves != ours.waves {
+                return Err(Refused::Waves { name: name(), theirs: theirs.waves, ours: ours.waves });
+            }
+        }
         if hello.role != Role::Gateway && (hello.worker.is_none() || hello.worker != known) {
             let text = |id: Option<WorkerId>, none: &str| id.map_or_else(|| none.into(), |w| w.0.to_string());
             let (theirs, ours) = (text(hello.worker, "none"), text(known, "nobody"));
@@ -228,6 +275,7 @@ mod tests {
             role,
             wire: WireVersions { min: 2, max: 3 },
             numerics: worker.map(|_| "bits".into()),
+            schedule: worker.map(|_| Schedule { waves: 1, in_step: false }),
         }
     }
 
@@ -296,6 +344,26 @@ mod tests {
             assert!(text.contains('e') && text.contains(says), "{text}");
         }
         assert!(members.greet(&sound, Some("e"), KNOWN).is_ok(), "incarnation 100 was never taken");
+    }
+
+    #[test]
+    fn workers_that_schedule_otherwise_are_refused_by_name_with_what_to_do() {
+        let of = |waves, in_step| {
+            let schedule = Some(Schedule { waves, in_step });
+            rank().greet(&Hello { schedule, ..hello("e", Role::Experts) }, None, KNOWN)
+        };
+        assert!(of(1, false).is_ok());
+        assert_eq!(
+            of(2, false).unwrap_err().to_string(),
+            "e runs 2 decode waves, and this worker 1: give all workers of a deployment the same --waves"
+        );
+        assert_eq!(
+            of(1, true).unwrap_err().to_string(),
+            "e runs with the sync scheduler, and this worker without it: the barrier is over all workers, so give \
+             --scheduler sync to all of a deployment or to none"
+        );
+        let silent = Hello { schedule: None, ..hello("e", Role::Experts) };
+        assert!(rank().greet(&silent, None, KNOWN).is_ok(), "an older release");
     }
 
     #[test]

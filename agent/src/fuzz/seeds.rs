@@ -199,7 +199,14 @@ pub(super) fn hello() -> Vec<Vec<u8>> {
     let worker = Hello { worker: Some(WorkerId(1)), name: "e1".into(), role: Role::Experts, ..rank() };
     let ahead = Hello { wire: WireVersions { min: WIRE.max, max: WIRE.max + 1 }, ..worker.clone() };
     let stranger = Hello { wire: WireVersions { min: WIRE.max + 1, max: WIRE.max + 2 }, ..worker.clone() };
-    let gateway = Hello { worker: None, name: "g0".into(), role: Role::Gateway, numerics: None, ..rank() };
+    let gateway = Hello {
+        worker: None,
+        name: "g0".into(),
+        role: Role::Gateway,
+        numerics: None,
+        schedule: None,
+        ..rank()
+    };
     let (control, data) = (Purpose::Control { epoch: 3 }, Purpose::Data { epoch: 3 });
     vec![
         with(0, &word(&worker, control)),

@@ -86,6 +86,7 @@ pub async fn run_gateway(
         role: Role::Gateway,
         wire: options.node.wire,
         numerics: None,
+        schedule: None,
     };
     let table = source.watch();
     let sockets = options.node.sockets.as_deref().map(Sockets::new);

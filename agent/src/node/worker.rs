@@ -96,6 +96,7 @@ pub async fn run_worker(
         role: options.role,
         wire: options.node.wire,
         numerics: Some(solo.numerics_id().to_owned()),
+        schedule: Some(solo.plan().config.schedule()),
     };
     let mesh = Mesh::start(
         listener,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use sluice_core::event::PeerUp;
 use sluice_core::frame::{Channel, Frame};
-use sluice_core::hello::{Hello, Members, Role};
+use sluice_core::hello::{Hello, Members, Role, Schedule};
 use sluice_core::ids::{Attempt, GatewayId, SeqKey, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::Bind;
@@ -78,6 +78,7 @@ pub(crate) fn rank() -> Hello {
         role: Role::Attention,
         wire: WIRE,
         numerics: Some("bits".into()),
+        schedule: Some(Schedule { waves: 2, in_step: false }),
     }
 }
 

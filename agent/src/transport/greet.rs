@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_core::hello::{Hello, Members, Refused, Role, Taken, WireVersions};
+use sluice_core::hello::{Hello, Members, Refused, Role, Schedule, Taken, WireVersions};
 use sluice_core::ids::WorkerId;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -69,6 +69,10 @@ pub struct Card {
     wire: [u16; 2],
     #[serde(default)]
     numerics: Option<String>,
+    #[serde(default)]
+    waves: Option<u8>,
+    #[serde(default)]
+    sync: Option<bool>,
     /// What the connection is for. An answer repeats it.
     pub purpose: Purpose,
 }
@@ -84,6 +88,8 @@ impl Card {
             role: role_name(hello.role).into(),
             wire: [hello.wire.min, hello.wire.max],
             numerics: hello.numerics.clone(),
+            waves: hello.schedule.map(|s| s.waves),
+            sync: hello.schedule.map(|s| s.in_step),
             purpose,
         }
     }
@@ -113,6 +119,7 @@ impl Card {
             role,
             wire: WireVersions { min: self.wire[0], max: self.wire[1] },
             numerics: self.numerics.clone(),
+            schedule: self.waves.zip(self.sync).map(|(waves, in_step)| Schedule { waves, in_step }),
         })
     }
 }
@@ -315,6 +322,17 @@ mod tests {
         fn number(&self, _: &str) -> Option<WorkerId> {
             None
         }
+    }
+
+    #[test]
+    fn a_hello_says_how_its_worker_schedules_unless_it_is_of_an_older_release() {
+        let card = Card::new(&rank(), Purpose::Control { epoch: 3 });
+        let mut text = serde_json::to_value(&card).unwrap();
+        let read = |text: &Value| serde_json::from_value::<Card>(text.clone()).unwrap().hello().unwrap();
+        assert_eq!(read(&text), rank());
+        let fields = text.as_object_mut().unwrap();
+        assert!(fields.remove("waves").is_some() && fields.remove("sync").is_some());
+        assert_eq!(read(&text), Hello { schedule: None, ..rank() });
     }
 
     /// Why an answer to a dial of e1 is not taken.

@@ -180,6 +180,7 @@ async fn mesh(
         role: side.role(),
         wire: WIRE,
         numerics: Some("none".into()),
+        schedule: None,
     };
     let config = MeshConfig {
         hello,

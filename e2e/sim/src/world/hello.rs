@@ -12,7 +12,7 @@ pub(super) enum Name {
     Gateway(usize),
 }
 
-/// What a worker or a gateway says of itself.
+/// What a worker or a gateway says of itself. All workers of a run have one schedule.
 pub(super) fn hello(name: Name, incarnation: u64) -> Hello {
     let (worker, name, role) = match name {
         Name::Worker(w) => (Some(WorkerId(w as u32)), format!("worker-{w}"), Role::Hybrid),
@@ -26,6 +26,7 @@ pub(super) fn hello(name: Name, incarnation: u64) -> Hello {
         incarnation,
         role,
         wire: WireVersions { min: 1, max: 1 },
+        schedule: None,
     }
 }
 
