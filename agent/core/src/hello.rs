@@ -5,7 +5,7 @@
 
 use crate::ids::WorkerId;
 use crate::plant::{self, Plant};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// What a process does in the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +152,10 @@ pub enum Refused {
         theirs: bool,
     },
     /// A newer incarnation was met.
-    #[error("{name} is at incarnation {newest}: a connection of incarnation {incarnation} comes too late")]
+    #[error(
+        "{name} is at incarnation {newest}: a connection of incarnation {incarnation} comes too late. If it has just \
+         started, look at the clock of its machine: an incarnation is the time of a start"
+    )]
     Stale {
         /// Who.
         name: String,
@@ -181,8 +184,10 @@ fn with(it: bool) -> &'static str {
 #[derive(Clone, Debug)]
 pub struct Members {
     own: Hello,
-    /// Newest incarnation by name.
-    met: HashMap<String, u64>,
+    /// Newest incarnation of workers, by name.
+    workers: HashMap<String, u64>,
+    /// Name and newest incarnation of gateways, whoever was met last at the end. No table names them.
+    gateways: VecDeque<(String, u64)>,
 }
 
 /// A peer that was taken.
@@ -190,14 +195,15 @@ pub struct Members {
 pub struct Taken {
     /// The wire version to speak with it.
     pub wire: u16,
-    /// It started anew since it was met: what an earlier incarnation had is over.
-    pub is_new: bool,
 }
+
+/// Gateways that are remembered.
+const MOST_GATEWAYS: usize = 256;
 
 impl Members {
     /// Of a process that has met nobody.
     pub fn new(own: Hello) -> Self {
-        Self { own, met: HashMap::new() }
+        Self { own, workers: HashMap::new(), gateways: VecDeque::new() }
     }
 
     /// What this process says.
@@ -206,7 +212,7 @@ impl Members {
     }
 
     /// Whether a peer is taken. `certificate` is the name that its certificate is for, if connections have any;
-    /// `known` is the number that the table has for its name.
+    /// `known` is the number that the table has for a name: a worker that it does not name any more is forgotten.
     ///
     /// # Errors
     /// Why not. Nothing is remembered of a peer that is refused.
@@ -214,7 +220,7 @@ impl Members {
         &mut self,
         hello: &Hello,
         certificate: Option<&str>,
-        known: Option<WorkerId>,
+        known: impl Fn(&str) -> Option<WorkerId>,
     ) -> Result<Taken, Refused> {
         let name = || hello.name.clone();
         if let Some(certificate) = certificate.filter(|c| *c != hello.name) {
@@ -241,23 +247,31 @@ impl Members {
                 return Err(Refused::Waves { name: name(), theirs: theirs.waves, ours: ours.waves });
             }
         }
-        if hello.role != Role::Gateway && (hello.worker.is_none() || hello.worker != known) {
+        let is_gateway = hello.role == Role::Gateway;
+        let number = if is_gateway { None } else { known(&hello.name) };
+        if !is_gateway && (hello.worker.is_none() || hello.worker != number) {
             let text = |id: Option<WorkerId>, none: &str| id.map_or_else(|| none.into(), |w| w.0.to_string());
-            let (theirs, ours) = (text(hello.worker, "none"), text(known, "nobody"));
+            let (theirs, ours) = (text(hello.worker, "none"), text(number, "nobody"));
             return Err(Refused::Worker { name: name(), theirs, ours });
         }
-        let newest = self.met.get(&hello.name).copied();
+        let newest = match is_gateway {
+            true => self.gateways.iter().find(|(name, _)| *name == hello.name).map(|(_, newest)| *newest),
+            false => self.workers.get(&hello.name).copied(),
+        };
         if let Some(newest) = newest.filter(|n| hello.incarnation < *n && !plant::is(Plant::StaleIncarnation))
         {
             return Err(Refused::Stale { name: name(), incarnation: hello.incarnation, newest });
         }
-        self.met.insert(name(), hello.incarnation);
-        Ok(Taken { wire, is_new: newest != Some(hello.incarnation) })
-    }
-
-    /// A name that left the deployment for good.
-    pub fn forget(&mut self, name: &str) {
-        self.met.remove(name);
+        if is_gateway {
+            self.gateways.retain(|(name, _)| *name != hello.name);
+            self.gateways.push_back((name(), hello.incarnation));
+            if self.gateways.len() > MOST_GATEWAYS {
+                self.gateways.pop_front();
+            }
+        } else if self.workers.insert(name(), hello.incarnation).is_none() {
+            self.workers.retain(|name, _| known(name).is_some());
+        }
+        Ok(Taken { wire })
     }
 }
 
@@ -279,7 +293,8 @@ mod tests {
         }
     }
 
-    const KNOWN: Option<WorkerId> = Some(WorkerId(3));
+    /// A table of one worker, whatever its name.
+    const KNOWN: fn(&str) -> Option<WorkerId> = |_| Some(WorkerId(3));
 
     fn rank() -> Members {
         Members::new(Hello { worker: Some(WorkerId(0)), ..hello("rank", Role::Attention) })
@@ -305,17 +320,44 @@ mod tests {
     fn an_older_incarnation_comes_too_late() {
         let mut members = rank();
         let at = |incarnation| Hello { incarnation, ..hello("e", Role::Experts) };
-        assert_eq!(members.greet(&at(7), None, KNOWN), Ok(Taken { wire: 3, is_new: true }));
-        assert_eq!(
-            members.greet(&at(7), None, KNOWN),
-            Ok(Taken { wire: 3, is_new: false }),
-            "it only reconnects"
-        );
-        assert!(members.greet(&at(9), None, KNOWN).is_ok_and(|t| t.is_new));
+        assert_eq!(members.greet(&at(7), None, KNOWN), Ok(Taken { wire: 3 }));
+        assert_eq!(members.greet(&at(7), None, KNOWN), Ok(Taken { wire: 3 }), "it only reconnects");
+        assert!(members.greet(&at(9), None, KNOWN).is_ok());
         let stale = Refused::Stale { name: "e".into(), incarnation: 8, newest: 9 };
         assert_eq!(members.greet(&at(8), None, KNOWN), Err(stale));
-        members.forget("e");
-        assert!(members.greet(&at(1), None, KNOWN).is_ok());
+        let said = members.greet(&at(8), None, KNOWN).unwrap_err().to_string();
+        assert!(said.contains("clock"), "{said}");
+    }
+
+    #[test]
+    fn who_left_the_table_is_forgotten_when_somebody_new_comes() {
+        let mut members = rank();
+        let at = |name, incarnation| Hello { incarnation, ..hello(name, Role::Experts) };
+        assert!(members.greet(&at("e", 7), None, KNOWN).is_ok());
+        let without = |name: &str| KNOWN(name).filter(|_| name != "e");
+        assert!(members.greet(&at("f", 7), None, without).is_ok());
+        assert!(members.greet(&at("e", 6), None, without).is_err(), "it is not in the table");
+        assert!(members.greet(&at("e", 6), None, KNOWN).is_ok());
+        assert!(members.greet(&at("f", 6), None, KNOWN).is_err());
+    }
+
+    #[test]
+    fn gateways_have_a_book_of_their_own_that_holds_the_last_ones() {
+        let mut members = rank();
+        let mut greet = |name: &str, role, incarnation| {
+            members.greet(&Hello { incarnation, ..hello(name, role) }, None, KNOWN).is_ok()
+        };
+        assert!(greet("x", Role::Experts, 9) && greet("x", Role::Gateway, 5));
+        assert!(
+            !greet("x", Role::Gateway, 4) && greet("x", Role::Experts, 9) && !greet("x", Role::Experts, 8)
+        );
+        for i in 0..MOST_GATEWAYS - 1 {
+            assert!(greet(&format!("g{i}"), Role::Gateway, 5));
+        }
+        assert!(!greet("x", Role::Gateway, 4) && greet("x", Role::Gateway, 5));
+        assert!(greet("g", Role::Gateway, 5));
+        assert!(!greet("x", Role::Gateway, 4), "it was met after the first of the others");
+        assert!(greet("g0", Role::Gateway, 4), "which is forgotten");
     }
 
     #[test]
@@ -327,7 +369,7 @@ mod tests {
             change(&mut h);
             h
         };
-        let refused = |members: &mut Members, h: &Hello, certificate, known| {
+        let refused = |members: &mut Members, h: &Hello, certificate, known: fn(&str) -> Option<WorkerId>| {
             members.greet(h, certificate, known).unwrap_err().to_string()
         };
         let all = [
@@ -335,7 +377,7 @@ mod tests {
             refused(&mut members, &other(|h| h.numerics = None), None, KNOWN),
             refused(&mut members, &other(|h| h.worker = None), None, KNOWN),
             refused(&mut members, &other(|h| h.worker = Some(WorkerId(4))), None, KNOWN),
-            refused(&mut members, &sound, None, None),
+            refused(&mut members, &sound, None, |_| None),
             refused(&mut members, &other(|_| ()), Some("someone"), KNOWN),
         ];
         for (text, says) in
@@ -374,6 +416,6 @@ mod tests {
             let h = Hello { numerics: Some(bits.into()), name: bits.into(), ..hello("", Role::Hybrid) };
             assert!(members.greet(&h, None, KNOWN).is_ok());
         }
-        assert!(rank().greet(&gateway, Some("g"), None).is_ok());
+        assert!(rank().greet(&gateway, Some("g"), |_| None).is_ok());
     }
 }

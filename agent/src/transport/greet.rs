@@ -271,7 +271,7 @@ fn take(
         return Err(GreetError::Purpose { name: hello.name, role, wanted });
     }
     let name = certificate.and_then(|c| c.worker.as_deref());
-    let known = book.number(&hello.name);
+    let known = |name: &str| book.number(name);
     let taken = members.lock().unwrap_or_else(PoisonError::into_inner).greet(&hello, name, known)?;
     Ok(Met { hello, taken, purpose })
 }

@@ -40,7 +40,7 @@ impl World {
     pub(super) fn greet(&mut self, worker: usize, name: Name, incarnation: u64) -> bool {
         let said = hello(name, incarnation);
         let node = &mut self.nodes[worker];
-        match node.members.greet(&said, Some(&said.name), said.worker) {
+        match node.members.greet(&said, Some(&said.name), |_| said.worker) {
             Ok(_) => {
                 let newest = node.greeted.entry(name).or_insert(incarnation);
                 let before = std::mem::replace(newest, incarnation.max(*newest));
