@@ -62,7 +62,11 @@ fn config(id: u32, blocks: u16, experts: u16, tokens: u32, policy: Policy) -> Wo
             prefill_tokens: 64,
             probe_every: Some(SECOND),
         }),
-        host: (!is_rank).then_some(HostConfig { slots: u32::from(blocks) * u32::from(experts), ring: rows }),
+        host: (!is_rank).then_some(HostConfig {
+            slots: u32::from(blocks) * u32::from(experts),
+            ring: rows,
+            linger: SECOND,
+        }),
         waves: 1,
         policy,
         max_step_rows: 4096,

@@ -96,6 +96,9 @@ pub struct HostConfig {
     pub slots: u32,
     /// Landing rows each rank gets.
     pub ring: u32,
+    /// A unit that the placement does not name any more serves until no token has come for so long, since others may
+    /// hear of it later; or until its slot is wanted.
+    pub linger: Nanos,
 }
 
 /// One worker.

@@ -187,7 +187,7 @@ impl Worker {
             Event::PeerDown(worker) => self.peer_down(worker),
             Event::Placement(slice) => {
                 if let Some(host) = &mut self.host {
-                    host.place(self.config.id, &slice, &mut net.out);
+                    host.place(now, self.config.id, &slice, &mut net.out);
                 }
                 if let Some(rank) = &mut self.rank
                     && rank.routing.update(&slice)
@@ -301,7 +301,7 @@ impl Worker {
         self.net.peers[peer].is_up = false;
         self.counters.masked += 1;
         if let Some(h) = &mut self.host {
-            h.peer_down(peer, &mut self.net.out);
+            h.peer_down(peer);
         }
         if let Some(r) = &mut self.rank {
             r.peer_down(peer, worker, &mut self.net, &mut self.counters);
@@ -419,8 +419,8 @@ impl Worker {
         self.wake = None;
         if let Some(h) = &mut self.host {
             h.offer_rings(&mut self.net);
-            h.load_again(now, &mut self.net.out);
-            if let Some(at) = h.next_load() {
+            h.tend_slots(now, &mut self.net.out);
+            if let Some(at) = h.next_tending() {
                 self.wake_by(at);
             }
         }

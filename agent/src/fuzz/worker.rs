@@ -37,7 +37,7 @@ fn config(policy: Policy) -> WorkerConfig {
             prefill_tokens: 8,
             probe_every: Some(MILLI),
         }),
-        host: Some(HostConfig { slots: 4, ring: 4 }),
+        host: Some(HostConfig { slots: 4, ring: 4, linger: MILLI }),
         waves: 2,
         policy,
         max_step_rows: 16,

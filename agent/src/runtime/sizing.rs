@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use sluice_core::config::{HostConfig, Policy, RankConfig, Shape, WorkerConfig};
 use sluice_core::cost::Costs;
-use sluice_core::ids::{MICRO, Nanos, WorkerId};
+use sluice_core::ids::{MICRO, Nanos, SECOND, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::slab::SlabLayout;
 use sluice_planner::{Replicas, Request};
@@ -252,7 +252,7 @@ fn worker(
         slab,
         waves: o.waves,
         rank: r.then_some(rank),
-        host: h.then_some(HostConfig { slots: claim.slots, ring }),
+        host: h.then_some(HostConfig { slots: claim.slots, ring, linger: SECOND }),
         policy,
         max_step_rows: o.max_step_tokens,
         max_expert_rows: o.max_expert_rows,

@@ -185,6 +185,10 @@ impl Scenario {
         for rank in scenario.workers.iter_mut().filter_map(|w| w.rank.as_mut()) {
             rank.probe_every = probe_every;
         }
+        let linger = if r.chance(50) { cycle * r.spread(1, 100) } else { 0 };
+        for host in scenario.workers.iter_mut().filter_map(|w| w.host.as_mut()) {
+            host.linger = linger;
+        }
         scenario
     }
 }
@@ -321,9 +325,11 @@ fn workers(
     (0..count)
         .map(|id| {
             let held = tables.iter().flat_map(|t| &t.replicas).filter(|x| x.worker.0 == id).count() as u32;
-            let host = hosts
-                .contains(&id)
-                .then_some(HostConfig { slots: held + free_slots + SPARE_SLOTS, ring: rings as u32 });
+            let host = hosts.contains(&id).then_some(HostConfig {
+                slots: held + free_slots + SPARE_SLOTS,
+                ring: rings as u32,
+                linger: 0,
+            });
             let slab = SlabLayout {
                 tokens: if id < ranks { tokens } else { 0 },
                 groups: if id < ranks { tokens + spare } else { 0 },

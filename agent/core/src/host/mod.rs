@@ -31,7 +31,7 @@ pub(crate) const LOCAL: u32 = u32::MAX;
 pub(crate) enum HeldState {
     Loading,
     Ready,
-    /// Not in the placement any more: freed when its queues are empty.
+    /// Not in the placement any more: freed when its queues are empty and nobody asks for it.
     Leaving,
 }
 
@@ -42,6 +42,8 @@ pub(crate) struct Held {
     pub state: HeldState,
     /// Items among the block's last some thousand rows.
     items: f32,
+    /// When its last token came, or it began to leave.
+    used: Nanos,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,9 @@ pub(crate) struct Host {
     /// Ready or leaving units per block.
     per_block: Vec<u32>,
     free_slots: Vec<u32>,
-    /// Units that are leaving.
-    leaving: usize,
+    /// Units that are leaving, by index.
+    leaving: Vec<u32>,
+    linger: Nanos,
     /// Wanted by the placement, without a slot yet.
     wanted: VecDeque<Unit>,
     /// Wanted, could not be loaded, and when to try again.
@@ -95,7 +98,8 @@ impl Host {
             held: vec![],
             by_expert: vec![vec![]; blocks as usize * shape.experts as usize],
             per_block: vec![0; blocks as usize],
-            leaving: 0,
+            leaving: vec![],
+            linger: host.linger,
             free_slots: (0..host.slots).rev().collect(),
             wanted: VecDeque::new(),
             failed: vec![],
@@ -145,13 +149,12 @@ impl Host {
     }
 
     /// A peer's connection is closed: what it asked for is given up, since nothing can be returned.
-    pub fn peer_down(&mut self, peer: usize, out: &mut Vec<Action>) {
+    pub fn peer_down(&mut self, peer: usize) {
         self.frontier.forget(peer);
         self.ringless.retain(|p| *p != peer);
         self.queues.forget(peer as u32);
         let running = self.running.as_mut().map(|r| r.lose(peer));
         self.rings.close(peer, running.unwrap_or_default());
-        self.free_left(out);
     }
 
     fn find(&self, block: u16, expert: u16, slice: crate::ids::Slice) -> Option<u32> {
@@ -210,8 +213,9 @@ impl Host {
                 class,
                 Item { src, home, back, landing: dst, progress, since: now },
             );
-            if let Some(h) = self.held[unit as usize].as_mut().filter(|_| batch.step_rows > 0) {
-                h.items += 1.0;
+            if let Some(h) = &mut self.held[unit as usize] {
+                h.used = now;
+                h.items += if batch.step_rows > 0 { 1.0 } else { 0.0 };
             }
         }
         self.count_rows(block, batch.step_rows);
@@ -248,6 +252,9 @@ impl Host {
         let Some(unit) = self.find(ask.block, ask.expert, ask.slice) else { return Err(ask) };
         let (home, back, progress) = (crate::net::SELF as u32, ask.back, ask.progress);
         let item = Item { src, home, back, landing: LOCAL, progress, since: now };
+        if let Some(h) = &mut self.held[unit as usize] {
+            h.used = now;
+        }
         self.queues.push(ask.block, unit, ask.class, item);
         Ok(())
     }

@@ -137,7 +137,6 @@ impl Host {
         for (peer, rows) in freed.into_iter().filter(|(_, rows)| !rows.is_empty()) {
             net.send(peer, Body::Credit(rows));
         }
-        self.free_left(&mut net.out);
     }
 
     #[cfg(not(feature = "plant"))]

@@ -1,5 +1,6 @@
 //! Slots: what the placement wants held here is loaded in the background; what it no longer wants is freed when its
-//! queues are empty. A worker accepts a token by what its slots hold, not by its table.
+//! queues are empty and no token has come for a time, or its slot is wanted. A worker accepts a token by what its slots
+//! hold, not by its table.
 
 use super::{Held, HeldState, Host};
 use crate::event::Action;
@@ -13,7 +14,7 @@ const LOAD_AGAIN: Nanos = 2 * SECOND;
 
 impl Host {
     /// Takes a slice of the placement, if it is newer.
-    pub fn place(&mut self, me: WorkerId, slice: &Arc<PlacementSlice>, out: &mut Vec<Action>) {
+    pub fn place(&mut self, now: Nanos, me: WorkerId, slice: &Arc<PlacementSlice>, out: &mut Vec<Action>) {
         let mut blocks = slice.blocks.clone();
         blocks.end = blocks.end.min(self.placement.len() as u16);
         blocks.start = blocks.start.min(blocks.end);
@@ -28,11 +29,16 @@ impl Host {
         for h in self.held.iter_mut().flatten().filter(|h| is_fresh(h.unit.block)) {
             h.state = match (h.state, mine.contains(&h.unit)) {
                 (HeldState::Leaving, true) => HeldState::Ready,
-                (HeldState::Ready, false) => HeldState::Leaving,
+                (HeldState::Ready, false) => {
+                    h.used = now;
+                    HeldState::Leaving
+                }
                 (other, _) => other,
             };
         }
-        self.leaving = self.held.iter().flatten().filter(|h| h.state == HeldState::Leaving).count();
+        let is_leaving =
+            |i: &u32| self.held[*i as usize].as_ref().is_some_and(|h| h.state == HeldState::Leaving);
+        self.leaving = (0..self.held.len() as u32).filter(is_leaving).collect();
         self.wanted.retain(|u| !is_fresh(u.block));
         self.failed.retain(|(_, u)| !is_fresh(u.block));
         for u in &mine {
@@ -41,7 +47,6 @@ impl Host {
                 self.wanted.push_back(*u);
             }
         }
-        self.free_left(out);
         self.load_wanted(out);
         for b in blocks {
             self.settle_whole(me, b);
@@ -65,9 +70,9 @@ impl Host {
 
     fn load_wanted(&mut self, out: &mut Vec<Action>) {
         while let Some(&unit) = self.wanted.front() {
-            let Some(slot) = self.free_slots.pop() else { return };
+            let Some(slot) = self.take_slot(out) else { return };
             self.wanted.pop_front();
-            let held = Held { unit, slot, state: HeldState::Loading, items: 0.0 };
+            let held = Held { unit, slot, state: HeldState::Loading, items: 0.0, used: 0 };
             let index = match self.held.iter().position(Option::is_none) {
                 Some(i) => i,
                 None => {
@@ -111,34 +116,48 @@ impl Host {
         }
     }
 
-    /// Asks again for what could not be loaded, when it is time.
-    pub fn load_again(&mut self, now: Nanos, out: &mut Vec<Action>) {
-        if self.next_load().is_some_and(|at| at <= now) {
-            self.wanted.extend(self.failed.extract_if(.., |(at, _)| *at <= now).map(|(_, unit)| unit));
-            self.load_wanted(out);
+    /// A free slot, or that of the idle leaving unit that was asked for least lately.
+    fn take_slot(&mut self, out: &mut Vec<Action>) -> Option<u32> {
+        if self.free_slots.is_empty() {
+            let (_, unit) = self.idle_leaving().min()?;
+            self.free(unit, out);
         }
+        self.free_slots.pop()
     }
 
-    /// When something is to be asked for again.
-    pub fn next_load(&self) -> Option<Nanos> {
-        self.failed.iter().map(|(at, _)| *at).min()
-    }
-
-    /// Frees leaving units whose queues are empty and of which nothing runs.
-    pub fn free_left(&mut self, out: &mut Vec<Action>) {
-        if self.leaving == 0 {
-            return;
-        }
-        for i in 0..self.held.len() {
-            let Some(h) = &self.held[i] else { continue };
-            let running = self.running.as_ref().is_some_and(|r| r.uses(h.slot));
-            if h.state == HeldState::Leaving && !running && self.queues.is_empty(i as u32) {
-                self.per_block[h.unit.block as usize] -= 1;
-                self.leaving -= 1;
-                self.drop_unit(i, out);
-            }
+    /// Asks again for what could not be loaded, when it is time, and frees units that have left.
+    pub fn tend_slots(&mut self, now: Nanos, out: &mut Vec<Action>) {
+        self.wanted.extend(self.failed.extract_if(.., |(at, _)| *at <= now).map(|(_, unit)| unit));
+        let is_due = |used: Nanos| used.saturating_add(self.linger) <= now;
+        let due: Vec<u32> = self.idle_leaving().filter(|i| is_due(i.0)).map(|(_, unit)| unit).collect();
+        for unit in due {
+            self.free(unit, out);
         }
         self.load_wanted(out);
+    }
+
+    /// When [`Self::tend_slots`] has something to do next.
+    pub fn next_tending(&self) -> Option<Nanos> {
+        let freed = self.idle_leaving().map(|(used, _)| used.saturating_add(self.linger));
+        self.failed.iter().map(|(at, _)| *at).chain(freed).min()
+    }
+
+    /// Leaving units whose queues are empty and of which nothing runs, and when each was asked for last.
+    fn idle_leaving(&self) -> impl Iterator<Item = (Nanos, u32)> {
+        self.leaving.iter().filter_map(|unit| {
+            let h = self.held[*unit as usize].as_ref()?;
+            let is_running = self.running.as_ref().is_some_and(|r| r.uses(h.slot));
+            (!is_running && self.queues.is_empty(*unit)).then_some((h.used, *unit))
+        })
+    }
+
+    /// A leaving unit is gone.
+    fn free(&mut self, unit: u32, out: &mut Vec<Action>) {
+        self.leaving.retain(|u| *u != unit);
+        if let Some(h) = &self.held[unit as usize] {
+            self.per_block[h.unit.block as usize] -= 1;
+        }
+        self.drop_unit(unit as usize, out);
     }
 
     fn drop_unit(&mut self, index: usize, out: &mut Vec<Action>) {

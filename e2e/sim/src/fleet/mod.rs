@@ -139,7 +139,7 @@ impl Setting {
             },
             slab,
             rank: is_rank.then_some(rank),
-            host: is_host.then_some(HostConfig { slots, ring: rows }),
+            host: is_host.then_some(HostConfig { slots, ring: rows, linger: 0 }),
             waves: self.waves,
             policy: self.policy,
             max_step_rows: rows,

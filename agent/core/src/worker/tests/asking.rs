@@ -227,7 +227,8 @@ fn what_a_worker_lacks_is_asked_of_its_sibling_until_it_is_time_to_see_whether_i
 
 #[test]
 fn a_unit_that_is_to_be_here_is_asked_of_its_sibling_until_it_is_loaded() {
-    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
+    let mut b =
+        Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4, linger: 0 }), ..asking() });
     b.meet(B, false, Some(8));
     let asked = b.place(1, [all_at(ME.0), all_at(B)].concat());
     b.bind(bind(1, 2, 2));
@@ -376,7 +377,8 @@ fn no_other_slicing_is_asked_while_a_step_here_may_write_the_rows_of_the_one_bef
 }
 
 fn reslice_during_a_step(cancelled: bool) {
-    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
+    let mut b =
+        Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4, linger: 0 }), ..asking() });
     let mut other = b.meet(B, false, Some(8));
     let half = |worker, lo| held(worker, Unit { slice: Slice { lo, hi: lo + 1 }, ..unit(0, 0) });
     let asked = b.place(1, vec![half(ME, 0), half(other.id, 1), held(ME, unit(0, 1))]);
@@ -476,7 +478,8 @@ fn a_sequence_cancelled_while_its_step_runs_goes_when_the_step_is_over() {
 
 #[test]
 fn a_unit_that_is_to_be_here_is_asked_again_until_it_is_loaded() {
-    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4 }), ..asking() });
+    let mut b =
+        Bench::new(WorkerConfig { host: Some(HostConfig { slots: 8, ring: 4, linger: 0 }), ..asking() });
     let asked = b.place(1, all_at(ME.0));
     b.bind(bind(1, 1, 2));
     b.done();
@@ -504,7 +507,7 @@ fn pass_over_stale_rows() {
     let rank = RankConfig { pages: ROWS, prefill_chunk: ROWS, prefill_tokens: ROWS, ..config.rank.unwrap() };
     let mut b = Bench::new(WorkerConfig {
         rank: Some(rank),
-        host: Some(HostConfig { slots: 8, ring: 4 }),
+        host: Some(HostConfig { slots: 8, ring: 4, linger: 0 }),
         slab: SlabLayout { tokens: 2 * ROWS, groups: 2 * ROWS, ..config.slab },
         max_step_rows: ROWS,
         max_expert_rows: 1,

@@ -3,7 +3,7 @@
 use super::*;
 
 fn both() -> WorkerConfig {
-    WorkerConfig { host: Some(HostConfig { slots: 4, ring: 4 }), shape: moe(4, 2), ..dense() }
+    WorkerConfig { host: Some(HostConfig { slots: 4, ring: 4, linger: 0 }), shape: moe(4, 2), ..dense() }
 }
 
 fn moe(experts: u16, top_k: u8) -> Shape {
@@ -68,8 +68,8 @@ fn what_is_beyond_the_limits_is_refused() {
         Ok(()),
         "a dense model has none"
     );
-    assert_eq!(check(|c| c.host = Some(HostConfig { slots: 4, ring: 1 << 20 })), Ok(()));
-    let far = |c: &mut WorkerConfig| c.host = Some(HostConfig { slots: 4, ring: (1 << 20) + 1 });
+    assert_eq!(check(|c| c.host = Some(HostConfig { slots: 4, ring: 1 << 20, linger: 0 })), Ok(()));
+    let far = |c: &mut WorkerConfig| c.host = Some(HostConfig { slots: 4, ring: (1 << 20) + 1, linger: 0 });
     assert_eq!(check(far), Err(ConfigError::Ring((1 << 20) + 1)));
     // Rows of a slab: 2 x 32 tokens, 32 x 2 x 2 returns, 16 landing, 2 x 16 outputs.
     let rest = 64 + 128 + 32;

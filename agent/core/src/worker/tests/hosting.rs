@@ -8,7 +8,7 @@ const RANK: u32 = 7;
 pub(super) fn hosting() -> WorkerConfig {
     WorkerConfig {
         rank: None,
-        host: Some(HostConfig { slots: 4, ring: 4 }),
+        host: Some(HostConfig { slots: 4, ring: 4, linger: 0 }),
         shape: Shape { moe: vec![true; 2], ..dense().shape },
         slab: SlabLayout { landing: 8, ..dense().slab },
         ..dense()
@@ -114,7 +114,8 @@ fn what_could_not_be_loaded_and_is_no_longer_wanted_is_forgotten() {
 
 #[test]
 fn what_has_no_slot_waits_until_one_is_free() {
-    let mut b = Bench::new(WorkerConfig { host: Some(HostConfig { slots: 1, ring: 4 }), ..hosting() });
+    let mut b =
+        Bench::new(WorkerConfig { host: Some(HostConfig { slots: 1, ring: 4, linger: 0 }), ..hosting() });
     let asked = b.place(1, vec![held(ME, unit(0, 0)), held(ME, unit(0, 1))]);
     b.load(&asked);
     assert_eq!((slots(&b), b.worker.is_ready()), ((1, 0), false), "the second waits");
@@ -170,6 +171,31 @@ fn a_unit_that_leaves_empties_its_queues_and_what_runs_first() {
     assert_eq!((b.experts().units[0].unit, b.experts().items.len()), (unit(1, 1), 2));
     assert_eq!(frees(&b.done()), [unit(1, 1)]);
     assert_eq!(slots(&b), (1, 0));
+}
+
+#[test]
+fn a_unit_that_left_the_table_serves_until_nobody_asks_for_it_or_its_slot_is_wanted() {
+    let host = Some(HostConfig { slots: 4, ring: 4, linger: 10 });
+    let (mut b, mut rank) = serving(WorkerConfig { host: host.clone(), ..hosting() });
+    let kept = || vec![held(ME, unit(0, 0)), held(ME, unit(0, 1))];
+    assert!(frees(&b.place(3, kept())).is_empty());
+    assert_eq!(b.worker.wake(), Some(10));
+    b.now = 4;
+    b.hear(&mut rank, Body::Tokens(batch(0, 1, &[(0, 1)])));
+    assert_eq!((b.worker.counters().redirects_sent, b.experts().units[0].unit), (0, unit(1, 1)));
+    b.now = 10;
+    assert_eq!(frees(&b.handle(Event::Tick)), [unit(1, 0)], "the other one is in use");
+    b.now = 20;
+    assert_eq!(frees(&b.done()), [unit(1, 1)]);
+    assert_eq!(slots(&b), (2, 0));
+
+    let (mut b, _) = serving(WorkerConfig { host, ..hosting() });
+    b.place(3, kept());
+    b.now = 1;
+    let all = [kept(), vec![held(ME, unit(0, 2))]].concat();
+    let actions = b.place(4, all);
+    assert_eq!((frees(&actions), loads(&actions)[0].1), (vec![unit(1, 0)], unit(0, 2)), "the slot is wanted");
+    assert_eq!(slots(&b), (3, 1));
 }
 
 #[test]

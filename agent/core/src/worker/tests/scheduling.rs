@@ -11,7 +11,7 @@ pub(super) fn alone(policy: Policy) -> Bench {
 
 pub(super) fn alone_with(config: WorkerConfig) -> Bench {
     let mut b = Bench::new(WorkerConfig {
-        host: Some(HostConfig { slots: 12, ring: 4 }),
+        host: Some(HostConfig { slots: 12, ring: 4, linger: 0 }),
         shape: Shape { moe: vec![true; 3], ..dense().shape },
         ..config
     });
@@ -136,7 +136,7 @@ fn many_small_experts_run_in_one_launch() {
         for policy in [Policy::Mtfs, Policy::Flfs, Policy::Defrag] {
             let mut b = Bench::new(WorkerConfig {
                 shape: Shape { experts, ..hosting().shape },
-                host: Some(HostConfig { slots: 17, ring: 4 }),
+                host: Some(HostConfig { slots: 17, ring: 4, linger: 0 }),
                 policy,
                 ..hosting()
             });

@@ -88,8 +88,11 @@ fn who_holds_no_experts_and_who_runs_in_step_has_no_spans() {
         b.bind(bind(1, 2, 2));
         assert_eq!(blocks(&b), (0..1, false));
     }
-    let mut b =
-        Bench::new(WorkerConfig { spans: true, host: Some(HostConfig { slots: 1, ring: 1 }), ..dense() });
+    let mut b = Bench::new(WorkerConfig {
+        spans: true,
+        host: Some(HostConfig { slots: 1, ring: 1, linger: 0 }),
+        ..dense()
+    });
     b.bind(bind(1, 2, 2));
     assert_eq!(blocks(&b), (0..2, true), "dense blocks need no experts");
 }

@@ -210,7 +210,7 @@ fn between_two_releases_the_scheduler_has_its_turn() {
 #[test]
 fn a_units_share_of_its_blocks_tokens_is_what_was_seen_once_enough_was() {
     let (mut b, mut rank) =
-        serving(WorkerConfig { host: Some(HostConfig { slots: 4, ring: 5 }), ..hosting() });
+        serving(WorkerConfig { host: Some(HostConfig { slots: 4, ring: 5, linger: 0 }), ..hosting() });
     let share = |b: &Bench, unit| b.worker.host.as_ref().unwrap().share(unit);
     let mut frames = 0;
     let mut see = |b: &mut Bench, step_rows, items: &[(u32, u16)]| {
