@@ -237,8 +237,8 @@ impl<H: Clone> Front<H> {
         self.ranks_changed(now, out);
     }
 
-    /// A rank is lost: its sequences are replayed elsewhere. The driver first tries to resume a broken connection
-    /// (see [`Self::bound_to`]) and calls this if that fails.
+    /// A rank is lost: its sequences are replayed elsewhere. A broken connection is resumed by its
+    /// [session](crate::session) first, of which nothing is seen here; this is what follows if that fails.
     pub fn rank_down(&mut self, now: Nanos, rank: WorkerId, out: &mut Vec<Action<H>>) {
         self.lose(now, rank, out);
         self.ranks_changed(now, out);
@@ -365,14 +365,6 @@ impl<H: Clone> Front<H> {
     /// What happened so far.
     pub fn counts(&self) -> FrontCounts {
         self.counts
-    }
-
-    /// Each sequence bound to a rank, its attempt and the next index: what a resumed connection asks for.
-    pub fn bound_to(&self, rank: WorkerId) -> impl Iterator<Item = (SeqKey, Attempt, u32)> + '_ {
-        self.ranks.bound(rank).filter_map(|key| {
-            let seq = self.seqs.get(&key)?;
-            Some((key, seq.attempt, seq.produced.len() as u32))
-        })
     }
 
     /// The numerics id that serves a request, once a rank has taken it: for tests.

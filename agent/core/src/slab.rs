@@ -15,7 +15,7 @@ use crate::ids::{Row, Slice};
 pub struct SlabLayout {
     /// Tokens at home at one time.
     pub tokens: u32,
-    /// Return groups: at least `tokens`; the spare ones allow for quarantine.
+    /// Return groups: at least `tokens`. More are of no use, since a token keeps its group as long as its own rows.
     pub groups: u32,
     /// K of the router.
     pub top_k: u32,

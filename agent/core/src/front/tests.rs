@@ -376,16 +376,6 @@ fn empty_and_repeated_requests_are_refused() {
     assert_eq!(front.submit(0, request(1, 1, 9), &mut Vec::new()), Err(Refused::Duplicate));
 }
 
-#[test]
-fn a_resumed_connection_learns_what_is_bound() {
-    let mut front = front(8);
-    up(&mut front, A, 0);
-    submit(&mut front, request(1, 2, 9));
-    said(&mut front, A, key(1), 1, RankEvent::Token { index: 0, id: 3 });
-    assert_eq!(front.bound_to(A).collect::<Vec<_>>(), [(key(1), 1, 1)]);
-    assert_eq!(front.bound_to(B).count(), 0);
-}
-
 /// Random histories: ranks that refuse, preempt, drain, vanish and speak on, against what a client may rely on.
 mod random {
     use super::*;
@@ -549,7 +539,7 @@ mod random {
             assert!(fresh <= self.front.untaken && self.front.untaken <= self.queue, "the queue is bounded");
             let open = self.clients.values().filter(|client| client.ending.is_none()).count();
             assert_eq!(open, self.front.live());
-            let bound: usize = self.ranks.keys().map(|rank| self.front.bound_to(*rank).count()).sum();
+            let bound: usize = self.ranks.keys().map(|rank| self.front.ranks.bound(*rank).count()).sum();
             assert_eq!(open, replays + fresh + bound, "every sequence is in one place");
             // A replay waits only if no linked rank of its numerics fits it (ranks here never refuse one for room).
             for key in self.front.replays.values() {
