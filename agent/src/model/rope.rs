@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::config::{Config, ConfigError};
@@ -63,17 +64,20 @@ pub fn resolve(
     Ok(layer_types.iter().map(|layer_type| Arc::clone(&specs[layer_type])).collect())
 }
 
+/// The base of the frequencies. Published models have 1e4 to 1e9; far beyond, frequencies would be no numbers in f32.
+const THETA: RangeInclusive<f64> = 1.0..=1e18;
+
 fn one(config: &Config, parameters: Option<&Config>, context: RopeContext) -> Result<RopeSpec, ConfigError> {
     let nested_number = |key: &str| parameters.map_or(Ok(None), |parameters| parameters.number(key));
     let theta = match nested_number("rope_theta")? {
         Some(theta) => theta,
         None => config.number("rope_theta")?.unwrap_or(context.default_theta),
     };
-    if theta <= 0.0 {
+    if !THETA.contains(&theta) {
         return Err(parameters
             .filter(|parameters| parameters.value("rope_theta").is_some())
             .unwrap_or(config)
-            .wrong("rope_theta", "a positive number"));
+            .wrong("rope_theta", "a number from 1 to 1e18"));
     }
     let partial = match nested_number("partial_rotary_factor")? {
         Some(partial) => partial,
@@ -369,6 +373,8 @@ mod tests {
             (json!({"rope_type": "llama3", "factor": 8}), "low_freq_factor"),
             (json!({"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}), "short_factor"),
             (json!({"rope_type": "default", "rope_theta": -1}), "rope_theta"),
+            (json!({"rope_type": "default", "rope_theta": 2.569e-194}), "rope_theta"),
+            (json!({"rope_type": "default", "rope_theta": 1e200}), "rope_theta"),
             (json!({"rope_type": "default", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
             (json!({"rope_type": "linear", "factor": 1e-300}), "finite"),
         ] {
