@@ -34,10 +34,9 @@ fn round_trips(d: &Deployment, name: &str) -> Vec<u64> {
 
 /// The same, as its pressure has it: by peer the version, and whether a round trip is known.
 fn peers(d: &Deployment, name: &str) -> Vec<(u64, u64, bool)> {
-    let (_, page) = get(d.admin(name), "/v1/pressure").unwrap();
-    let page: Value = serde_json::from_str(&page).unwrap();
+    let page = d.pressure(name);
     let number = |peer: &Value, what: &str| peer[what].as_u64().unwrap();
-    let all = page["workers"][0]["peers"].as_array().unwrap();
+    let all = page["peers"].as_array().unwrap();
     all.iter().map(|p| (number(p, "worker"), number(p, "wire"), p["round_trip"].is_f64())).collect()
 }
 
