@@ -167,11 +167,6 @@ impl Role {
         }
     }
 
-    /// Processor time of a step, in microseconds: of all threads of its process.
-    pub fn host_micros(&self) -> f64 {
-        self.ran * 1e6 / self.steps.max(1.0)
-    }
-
     /// Mean rows of a step.
     pub fn rows_per_step(&self) -> f64 {
         self.rows / self.steps.max(1.0)
@@ -228,9 +223,9 @@ up 1
     }
 
     #[test]
-    fn a_step_costs_what_its_processes_ran() {
-        let role = Role { ran: 2.0, drove: 0.5, device: 10.0, steps: 1000.0, rows: 8000.0 };
-        assert_eq!((role.host_micros(), role.rows_per_step()), (2000.0, 8.0));
-        assert_eq!(role.since(role), Role::default());
+    fn a_role_is_what_came_since() {
+        let role = |x: f64| Role { ran: x, drove: x / 2.0, device: x, steps: 1000.0 * x, rows: 8000.0 * x };
+        assert_eq!(role(3.0).since(role(1.0)), role(2.0));
+        assert_eq!((role(2.0).rows_per_step(), Role::default().rows_per_step()), (8.0, 0.0));
     }
 }

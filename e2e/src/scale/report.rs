@@ -18,12 +18,13 @@ pub struct Report {
     /// Numbers of expert workers, each with as many attention ranks.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     workers: Vec<u32>,
-    /// Sequences in flight for each expert worker; a table for each number.
-    #[arg(long, value_delimiter = ',', default_values_t = [1024])]
+    /// Sequences in flight for each expert worker; two tables for each number.
+    #[arg(long, value_delimiter = ',', default_values_t = [256, 1024])]
     per_worker: Vec<u32>,
-    /// The devices are so many times slower than they would be, so that the host keeps up.
-    #[arg(long, default_value_t = 200.0)]
-    slow_down: f64,
+    /// The devices are so many times slower than they would be. Of several factors the first with which the host keeps
+    /// up is taken, which is tried with the most expert workers; the last is taken untried.
+    #[arg(long, value_delimiter = ',', default_values_t = [100.0, 200.0, 400.0])]
+    slow_down: Vec<f64>,
     /// For how long each row is measured.
     #[arg(long, default_value_t = 15.0)]
     seconds: f64,
@@ -31,7 +32,7 @@ pub struct Report {
     #[arg(long, default_value_t = 0.40)]
     hottest: f64,
     /// The schedulers that are compared at that share, with the most expert workers.
-    #[arg(long, value_delimiter = ',', default_values = ["sync", "mtfs", "flfs", "defrag", "frontier"])]
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_values = ["sync", "mtfs", "flfs", "defrag", "frontier"])]
     schedulers: Vec<Policy>,
     /// Decode waves.
     #[arg(long, default_value_t = 1)]
@@ -64,9 +65,10 @@ impl Report {
         let mut cells = vec![];
         self.conditions()?;
         for &per_worker in &self.per_worker {
-            self.scaling(per_worker, &mut cells).await?;
+            let setup = self.setup(per_worker, &mut cells).await?;
+            self.scaling(setup, &mut cells).await?;
             if !self.schedulers.is_empty() {
-                self.schedulers(per_worker, &mut cells).await?;
+                self.schedulers(setup, &mut cells).await?;
             }
         }
         if let Some(path) = &self.json {
@@ -78,21 +80,47 @@ impl Report {
         Ok(())
     }
 
-    fn setup(&self, workers: u32, per_worker: u32) -> Result<Setup, String> {
-        Ok(Setup {
-            workers,
+    /// The most expert workers with so many sequences each, on devices that are slow enough.
+    async fn setup(&self, per_worker: u32, cells: &mut Vec<Cell>) -> Result<Setup, String> {
+        let mut setup = Setup {
+            workers: self.workers.iter().copied().max().unwrap_or(1),
             per_worker,
             policy: Policy::Frontier,
             hottest: Served::tiny_moe()?.even(),
             tls: self.tls == Tls::On,
-            slow_down: self.slow_down,
+            slow_down: 1.0,
             waves: self.waves,
             seed: self.seed,
-        })
-    }
-
-    fn most(&self) -> u32 {
-        self.workers.iter().copied().max().unwrap_or(1)
+        };
+        println!();
+        let mut left = self.slow_down.iter().copied();
+        while let Some(factor) = left.next() {
+            setup.slow_down = factor;
+            if left.len() == 0 {
+                break;
+            }
+            // A barrier wakes everybody at each step, so it is the first that a host does not follow.
+            let barrier = Setup { policy: Policy::Sync, hottest: self.hottest, ..setup };
+            let tried = [Some(setup), Some(barrier).filter(|_| self.schedulers.contains(&Policy::Sync))];
+            let mut keeps_up = true;
+            for setup in tried.into_iter().flatten() {
+                let cell = self.measure(setup, cells).await?;
+                println!(
+                    "Tried: {}, slowed down by {factor}, `{}`: the host adds up to {:.1}% to the devices' time.",
+                    sequences(&setup),
+                    setup.policy.name(),
+                    cell.between.per_step() * 100.0
+                );
+                keeps_up &= cell.keeps_up();
+                if !keeps_up {
+                    break;
+                }
+            }
+            if keeps_up {
+                break;
+            }
+        }
+        Ok(setup)
     }
 
     async fn measure(&self, setup: Setup, cells: &mut Vec<Cell>) -> Result<Cell, String> {
@@ -106,25 +134,23 @@ impl Report {
     fn conditions(&self) -> Result<(), String> {
         let row = Served::tiny_moe()?.row_bytes();
         println!("{}.", describe());
-        println!(
-            "Devices slowed down by {}, rows of {row} bytes, {} waves, {} s a row, seed {}.",
-            self.slow_down, self.waves, self.seconds, self.seed
-        );
+        println!("Rows of {row} bytes, waves: {}, {} s a row, seed {}.", self.waves, self.seconds, self.seed);
         Ok(())
     }
 
-    async fn scaling(&self, per_worker: u32, cells: &mut Vec<Cell>) -> Result<(), String> {
-        println!("\n{per_worker} sequences for each expert worker, even popularity, `frontier`:\n");
+    async fn scaling(&self, setup: Setup, cells: &mut Vec<Cell>) -> Result<(), String> {
         println!(
-            "| expert workers | wire | tokens/s | over k x one | devices alone, tokens/s | over k x one | of devices alone | rows per unit | ITL p50 / p99 ms | {HOST}"
+            "\n{}, devices slowed down by {}, even popularity, `frontier`:\n",
+            sequences(&setup),
+            setup.slow_down
         );
-        println!("{}", rule(9 + HOST_COLUMNS));
+        head(
+            "| expert workers | wire | tokens/s | over k x one | devices alone, tokens/s | over k x one | of devices alone | rows per unit | ITL p50 / p99 ms |",
+        );
         let mut one: Option<Cell> = None;
-        let setups: Result<Vec<Setup>, String> =
-            self.workers.iter().map(|k| self.setup(*k, per_worker)).collect();
-        let mut setups = setups?;
+        let mut setups: Vec<Setup> = self.workers.iter().map(|&workers| Setup { workers, ..setup }).collect();
         if self.tls == Tls::Row {
-            setups.push(Setup { tls: true, ..self.setup(self.most(), per_worker)? });
+            setups.push(Setup { tls: true, ..setup });
         }
         for setup in setups {
             let cell = self.measure(setup, cells).await?;
@@ -151,19 +177,20 @@ impl Report {
         Ok(())
     }
 
-    async fn schedulers(&self, per_worker: u32, cells: &mut Vec<Cell>) -> Result<(), String> {
-        let workers = self.most();
-        let setup = Setup { hottest: self.hottest, ..self.setup(workers, per_worker)? };
+    async fn schedulers(&self, setup: Setup, cells: &mut Vec<Cell>) -> Result<(), String> {
+        let setup = Setup { hottest: self.hottest, ..setup };
         let setting = setup.setting()?;
         let load = imbalance(&setting.plan(&setting.skew())?, &setting);
         println!(
-            "\n{workers} expert workers, {per_worker} sequences for each, hottest share {:.2} (the busiest worker has {load:.2} of the mean load):\n",
-            self.hottest
+            "\n{}, {} expert workers, devices slowed down by {}, hottest share {:.2} (over all blocks the busiest worker has {load:.2} of the mean load):\n",
+            sequences(&setup),
+            setup.workers,
+            setup.slow_down,
+            setup.hottest
         );
-        println!(
-            "| scheduler | tokens/s | of `sync` | devices alone, tokens/s | of `sync` | of devices alone | rows per unit | alone | ITL p50 / p99 ms | {HOST}"
+        head(
+            "| scheduler | tokens/s | of `sync` | devices alone, tokens/s | of `sync` | of devices alone | rows per unit (mean batch) | alone | ITL p50 / p99 ms |",
         );
-        println!("{}", rule(9 + HOST_COLUMNS));
         // The yardstick first.
         let mut policies = self.schedulers.clone();
         policies.sort_by_key(|p| *p != Policy::Sync);
@@ -195,11 +222,16 @@ impl Report {
 }
 
 /// The host's columns, which both tables end with.
-const HOST: &str = "host us per step, experts / attention | host of device time | machine: ranks, experts, gateway, clients / others | MB/s | passes | keeps up |";
-const HOST_COLUMNS: usize = 6;
+const HOST: &str = " host us per step, experts / attention | host of device time | machine: ranks, experts, gateway, clients / all of them idle / others | MB/s | passes | keeps up |";
 
-fn rule(columns: usize) -> String {
-    format!("|{}", " --- |".repeat(columns))
+/// The first two lines of a table with these columns and the host's.
+fn head(columns: &str) {
+    let line = format!("{columns}{HOST}");
+    println!("{line}\n|{}", " --- |".repeat(line.matches('|').count() - 1));
+}
+
+fn sequences(setup: &Setup) -> String {
+    format!("{} sequences for each expert worker", setup.per_worker)
 }
 
 fn wire(setup: &Setup) -> &'static str {
@@ -214,12 +246,12 @@ fn latencies(cell: &Cell) -> String {
 fn host(cell: &Cell) -> String {
     let b = &cell.between;
     let [ranks, experts, gateway, clients] = b.shares.map(|part| part * 100.0);
+    let [attention_step, expert_step] = cell.host_micros();
     let others = b.others.map_or("?".into(), |o| format!("{:.0}", o * 100.0));
     format!(
-        "{:.0} / {:.0} | {:.1}% | {ranks:.0} + {experts:.0} + {gateway:.0} + {clients:.0} / {others}% | {:.1} | {:.0} | {} |",
-        b.hosts.host_micros(),
-        b.ranks.host_micros(),
+        "{expert_step:.0} / {attention_step:.0} | {:.1}% | {ranks:.0} + {experts:.0} + {gateway:.0} + {clients:.0} / {:.0} / {others}% | {:.1} | {:.0} | {} |",
         b.per_step() * 100.0,
+        cell.idle.load * 100.0,
         b.loopback / 1e6,
         cell.passes,
         if cell.keeps_up() { "yes" } else { "no" },
@@ -232,7 +264,7 @@ fn figures(cell: &Cell) -> Value {
     let role = |r: &super::gauges::Role| {
         json!({
             "processor_s": r.ran, "device_threads_s": r.drove, "device_s": r.device, "steps": r.steps,
-            "rows_per_step": r.rows_per_step(), "host_us_per_step": r.host_micros(),
+            "rows_per_step": r.rows_per_step(),
         })
     };
     json!({
@@ -246,9 +278,10 @@ fn figures(cell: &Cell) -> Value {
         },
         "of_devices_alone": cell.of_alone(), "rows_per_unit": b.rows_per_unit,
         "ranks": role(&b.ranks), "experts": role(&b.hosts),
+        "host_us_per_step": {"attention": cell.host_micros()[0], "experts": cell.host_micros()[1]},
         "host_of_device_time": b.per_step(), "keeps_up": cell.keeps_up(), "seconds": b.seconds,
         "machine": {
-            "ours": b.load, "others": b.others, "ranks": b.shares[0], "experts": b.shares[1], "gateway": b.shares[2],
+            "ours": b.load, "ours_idle": cell.idle.load, "others": b.others, "ranks": b.shares[0], "experts": b.shares[1], "gateway": b.shares[2],
             "clients": b.shares[3],
         },
         "loopback_bytes_per_s": b.loopback, "trouble": b.trouble, "credit_stalls": b.stalls,
