@@ -334,6 +334,7 @@ impl Worker {
             n.bad_frames += 1;
             return;
         };
+        rank.dests[peer].pace.forget(&redirect.freed);
         rank.credited(peer, &redirect.freed, net, n);
         if let Some(slice) = &redirect.slice
             && rank.routing.hear(slice)

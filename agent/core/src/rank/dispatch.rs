@@ -69,7 +69,7 @@ pub(crate) struct Dest {
     /// When it last gave a sign of itself, or got something after it had nothing.
     alive: Nanos,
     doubts: Doubts,
-    pub(super) pace: Pace,
+    pub pace: Pace,
     /// Items that wait for one.
     stalled: VecDeque<Ask>,
     /// Batches decided on, not sent yet.
@@ -494,7 +494,7 @@ impl Rank {
             c.publish();
         }
         // Hosts in turn, each rank starting after itself, so that they do not all begin with the same one.
-        let count = self.dests.len();
+        let (count, prefill) = (self.dests.len(), self.prefill_class());
         for i in 0..count {
             let peer = (self.me.0 as usize + i) % count;
             if peer == SELF {
@@ -503,9 +503,10 @@ impl Rank {
             let d = &mut self.dests[peer];
             if let Some(b) = d.outbox.last() {
                 d.usual = (b.rows.len(), b.items.len());
-                if let Some(last) = b.rows.last() {
-                    d.pace.sent(last.dst, self.now, self.cycle.value());
-                }
+            }
+            let decode = d.outbox.iter().rfind(|b| b.class.0 != prefill);
+            if let Some(last) = decode.and_then(|b| b.rows.last()) {
+                d.pace.sent(last.dst, self.now, self.cycle.value());
             }
             let new: usize = d.outbox.iter().map(|b| b.rows.len()).sum();
             if new > 0 && new == d.in_use as usize {

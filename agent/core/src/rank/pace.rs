@@ -2,8 +2,9 @@
 //! less of what is asked, down to a probe now and then; what it is late with is asked of a sibling, without taking it
 //! for lost (DESIGN section 3, replica choice).
 //!
-//! A time is that between a landing row's loan and its return. One row of each worker is timed at a time, the last of
-//! what was sent together.
+//! A time is that between a landing row's loan and its return. One row of each worker is timed at a time, the last
+//! decode row of what was sent together: prefill takes as long as it is. What is usual decides over shares, and the
+//! longest of late over what is late, since a step of prefill in front is no sign of anything.
 
 use super::{Ask, NONE, Rank};
 use crate::counters::Counters;
@@ -28,6 +29,8 @@ const TIMES: usize = 5;
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
     times: Median<TIMES>,
+    /// The longest time; an eighth less with each that is shorter.
+    longest: Nanos,
     /// The row that is timed, and since when.
     timed: Option<(u32, Nanos)>,
     /// When that row is late.
@@ -43,7 +46,15 @@ pub(crate) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         let never = Nanos::MAX;
-        Self { times: Median::new(), timed: None, late: never, bound: never, fresh: 0, probe: None }
+        Self {
+            times: Median::new(),
+            longest: 0,
+            timed: None,
+            late: never,
+            bound: never,
+            fresh: 0,
+            probe: None,
+        }
     }
 }
 
@@ -60,9 +71,16 @@ impl Pace {
     #[inline]
     pub fn returned(&mut self, row: u32, now: Nanos) -> bool {
         let Some((_, at)) = self.timed.take_if(|(timed, _)| *timed == row) else { return false };
-        self.times.push(now.saturating_sub(at));
+        let time = now.saturating_sub(at);
+        self.times.push(time);
+        self.longest = time.max(self.longest - self.longest / 8);
         self.fresh += 1;
         self.probe.is_some() || self.fresh >= TIMES
+    }
+
+    /// Rows came back unrun: that took no time worth knowing.
+    pub fn forget(&mut self, rows: &[u32]) {
+        self.timed.take_if(|(timed, _)| rows.contains(timed));
     }
 
     /// The connection broke: the timed row took at least as long as it was away.
@@ -73,24 +91,38 @@ impl Pace {
         self
     }
 
+    /// For how long the timed row has been away.
+    fn away(&self, now: Nanos) -> Nanos {
+        self.timed.map_or(0, |(_, at)| now.saturating_sub(at))
+    }
+
     /// The time it takes, as far as is known; at least that of the row that is away.
-    fn time(&self, now: Nanos) -> Option<Nanos> {
-        let known = Some(self.times.value()).filter(|t| *t > 0)?;
-        Some(self.timed.map_or(known, |(_, at)| known.max(now.saturating_sub(at))))
+    pub fn usual(&self, now: Nanos) -> Option<Nanos> {
+        Some(self.times.value()).filter(|t| *t > 0).map(|t| t.max(self.away(now)))
+    }
+
+    /// The longest of late, as far as is known; at least that of the row that is away.
+    fn longest(&self, now: Nanos) -> Option<Nanos> {
+        Some(self.longest).filter(|t| *t > 0).map(|t| t.max(self.away(now)))
     }
 }
 
 impl Rank {
-    /// The median of the times of a worker's siblings.
-    fn siblings_time(&self, worker: WorkerId, net: &Net) -> Option<Nanos> {
-        let of = |w: WorkerId| self.dests.get(net.find(w)?)?.pace.time(self.now);
-        let mut times: Vec<Nanos> = self.routing.siblings(worker).filter_map(of).filter(|t| *t > 0).collect();
+    /// The median of a time of a worker's siblings.
+    fn of_siblings(
+        &self,
+        worker: WorkerId,
+        net: &Net,
+        time: impl Fn(&Pace, Nanos) -> Option<Nanos>,
+    ) -> Option<Nanos> {
+        let of = |w: WorkerId| time(&self.dests.get(net.find(w)?)?.pace, self.now);
+        let mut times: Vec<Nanos> = self.routing.siblings(worker).filter_map(of).collect();
         let middle = times.len() / 2;
         (!times.is_empty()).then(|| *times.select_nth_unstable(middle).1)
     }
 
     fn late_after(&self, worker: WorkerId, net: &Net) -> Option<Nanos> {
-        let siblings = self.siblings_time(worker, net)?;
+        let siblings = self.of_siblings(worker, net, Pace::longest)?;
         Some(siblings.saturating_mul(LATE).max(LATE_CYCLES * self.cycle.value()))
     }
 
@@ -98,11 +130,12 @@ impl Rank {
     pub(super) fn rescale(&mut self, peer: usize, net: &Net) {
         let Some(every) = self.config.probe_every.filter(|_| peer != SELF) else { return };
         let (worker, now) = (net.peers[peer].id, self.now);
-        let siblings = self.siblings_time(worker, net);
+        let siblings = self.of_siblings(worker, net, Pace::usual);
+        let longest = self.of_siblings(worker, net, Pace::longest);
         let pace = &mut self.dests[peer].pace;
         let (own, siblings) = (pace.times.value(), siblings.unwrap_or(Nanos::MAX / LATE));
         pace.fresh = 0;
-        pace.bound = LATE * siblings;
+        pace.bound = longest.map_or(Nanos::MAX, |t| t.saturating_mul(LATE));
         let scale = match own {
             _ if own > LATE * siblings => 0.0,
             _ if own > EVEN * siblings => siblings as f32 / own as f32,
@@ -151,7 +184,7 @@ impl Rank {
         while let Some(peer) = self.dests.iter().position(|d| d.pace.timed.is_some() && d.pace.late <= now) {
             let worker = net.peers[peer].id;
             let bound = self.late_after(worker, net);
-            let away = self.dests[peer].pace.timed.map_or(0, |(_, at)| now.saturating_sub(at));
+            let away = self.dests[peer].pace.away(now);
             // By now the siblings may be as late as this one: then it is this rank that was slow to hear of them.
             if let Some(bound) = bound.filter(|bound| away < *bound) {
                 self.dests[peer].pace.late = now + (bound - away);

@@ -127,6 +127,45 @@ fn a_slow_worker_gets_a_probe_now_and_then_until_it_is_as_fast_as_the_others() {
 }
 
 #[test]
+fn who_has_had_slow_steps_of_late_is_waited_for_longer() {
+    let mut t = Two::new();
+    t.rounds(12, [1, 1]);
+    // Now and then something long is in front, at either of them.
+    t.rounds(1, [6, 6]);
+    t.rounds(4, [1, 1]);
+    let start = t.b.now;
+    t.step();
+    t.b.now += CYCLE;
+    t.answer(1);
+    t.b.tick(start + 12 * CYCLE);
+    assert_eq!(t.counters().hedged, 0, "the sibling has taken six cycles, not long ago");
+    t.b.tick(start + 24 * CYCLE);
+    assert!(t.counters().hedged > 0);
+}
+
+#[test]
+fn what_is_sent_back_unrun_is_no_time() {
+    let mut t = Two::new();
+    t.rounds(12, [1, 1]);
+    for _ in 0..8 {
+        t.step();
+        // A lacks it all, and says so at once.
+        for body in std::mem::take(&mut t.held[0]) {
+            let Body::Returns(b) = body else { unreachable!() };
+            let redirect = Redirect { items: b.items, freed: b.freed, slice: None };
+            let actions = t.b.hear(&mut t.peers[0], Body::Redirect(redirect));
+            t.take(&actions);
+        }
+        t.b.now += CYCLE;
+        t.answer(1);
+    }
+    let rank = t.b.worker.rank.as_ref().unwrap();
+    assert!(rank.dests[1..].iter().all(|d| d.pace.usual(t.b.now) >= Some(CYCLE)));
+    assert_eq!(t.b.worker.pressure(0).slow.len(), 0);
+    assert_eq!(t.counters().hedged, 0);
+}
+
+#[test]
 fn a_rank_that_was_away_itself_takes_nobody_for_late() {
     let mut t = Two::new();
     t.rounds(12, [1, 1]);
