@@ -247,7 +247,7 @@ fn main() {
     );
     println!("| --- | --- | --- | --- | --- |");
     if std::env::args().nth(1).as_deref() == Some("--one") {
-        return row(Policy::Frontier, 48, 128, 64, 7);
+        return row(Policy::Frontier, 48, 128, 16, 15);
     }
     for policy in [Policy::Frontier, Policy::Defrag, Policy::Mtfs, Policy::Flfs] {
         for (blocks, experts) in [(6, 16), (12, 32), (24, 64), (48, 128)] {

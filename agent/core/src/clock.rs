@@ -3,6 +3,9 @@
 use crate::ids::{IDLE, Progress};
 use std::collections::BTreeMap;
 
+/// A rank that is more than so many passes behind another joins it at its next pass.
+const BEHIND: u64 = 2;
+
 /// Counts the rank's tokens of one class by the next progress they will send at.
 #[derive(Clone, Debug)]
 pub struct Clock {
@@ -13,21 +16,51 @@ pub struct Clock {
     said: Progress,
     /// The newest frontier heard of another rank.
     heard: Progress,
+    /// Where the rank has joined, or is joining, the others: nothing begins a pass below it.
+    joining: Progress,
 }
 
 impl Clock {
     /// A clock of a model of `blocks` blocks.
     pub fn new(blocks: u16) -> Self {
-        Self { blocks: u64::from(blocks.max(1)), counts: BTreeMap::new(), total: 0, said: 0, heard: 0 }
+        Self {
+            blocks: u64::from(blocks.max(1)),
+            counts: BTreeMap::new(),
+            total: 0,
+            said: 0,
+            heard: 0,
+            joining: 0,
+        }
     }
 
     /// Admits `rows` tokens at block 0: at the smallest multiple of the number of blocks not below what the rank
     /// has published, or, when it was idle, what it has heard.
     pub fn admit(&mut self, rows: u32) -> Progress {
-        let base = if self.total == 0 { self.said.max(self.heard) } else { self.said };
-        let p = base.div_ceil(self.blocks) * self.blocks;
+        if self.total == 0 {
+            self.joining = self.next_pass(self.heard);
+        }
+        let p = self.next_pass(self.said.max(self.joining));
         self.add(p, rows);
         p
+    }
+
+    fn next_pass(&self, p: Progress) -> Progress {
+        p.div_ceil(self.blocks) * self.blocks
+    }
+
+    /// A token begins its next pass at `p`. A rank that has fallen behind the others (it was stopped, or had heard of
+    /// nobody when it began) goes on where they are: what has least progress goes first everywhere, so they would wait
+    /// for it until it had caught up. All its tokens go to one place, and each only once.
+    pub fn begin(&mut self, p: Progress, rows: u32) -> Progress {
+        let frontier = self.frontier();
+        if frontier >= self.joining && self.heard > frontier.saturating_add(BEHIND * self.blocks) {
+            self.joining = self.next_pass(self.heard);
+        }
+        let to = p.max(self.joining);
+        if to > p {
+            self.advance(p, to, rows);
+        }
+        to
     }
 
     /// Counts tokens at a progress.
@@ -116,7 +149,28 @@ mod tests {
         c.hear(25);
         c.hear(IDLE);
         assert_eq!(c.admit(1), 30, "an idle rank takes the newest mark heard");
+        assert_eq!(c.admit(1), 30, "and who follows comes with it, though nothing was published yet");
         c.add(20, 0);
         assert_eq!(c.frontier(), 30, "nothing holds nobody back");
+    }
+
+    #[test]
+    fn a_rank_far_behind_joins_the_others_once() {
+        let mut c = Clock::new(6);
+        assert_eq!((c.admit(3), c.publish()), (0, 0));
+        c.hear(18);
+        c.advance(0, 6, 3);
+        assert_eq!((c.publish(), c.begin(6, 1)), (6, 6), "two passes are not far");
+        c.hear(19);
+        assert_eq!(c.begin(6, 1), 24);
+        assert_eq!((c.frontier(), c.at_frontier()), (6, 2), "the others have not begun theirs");
+        c.hear(90);
+        assert_eq!(c.begin(6, 1), 24, "all go to one place");
+        assert_eq!(c.admit(1), 24, "also who comes in meanwhile");
+        assert_eq!(c.begin(6, 1), 24);
+        assert_eq!((c.frontier(), c.total(), c.publish()), (24, 4, 24));
+        c.advance(24, 30, 4);
+        assert_eq!(c.begin(30, 4), 90);
+        assert_eq!((c.frontier(), c.at_frontier()), (90, 4));
     }
 }

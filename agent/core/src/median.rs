@@ -7,26 +7,25 @@ pub(crate) struct Median<const KEPT: usize> {
     values: [Nanos; KEPT],
     len: usize,
     next: usize,
+    median: Nanos,
 }
 
 impl<const KEPT: usize> Median<KEPT> {
     pub const fn new() -> Self {
-        Self { values: [0; KEPT], len: 0, next: 0 }
+        Self { values: [0; KEPT], len: 0, next: 0, median: 0 }
     }
 
     pub fn push(&mut self, v: Nanos) {
         self.values[self.next] = v;
         self.next = (self.next + 1) % KEPT;
         self.len = (self.len + 1).min(KEPT);
+        let mut all = self.values;
+        self.median = *all[..self.len].select_nth_unstable(self.len / 2).1;
     }
 
     /// 0 when there is none.
-    pub fn value(&self) -> Nanos {
-        if self.len == 0 {
-            return 0;
-        }
-        let mut all = self.values;
-        *all[..self.len].select_nth_unstable(self.len / 2).1
+    pub const fn value(&self) -> Nanos {
+        self.median
     }
 }
 

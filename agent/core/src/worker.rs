@@ -431,7 +431,7 @@ impl Worker {
                 false => self.next(now),
             }
         }
-        if let Some(w) = self.rank.as_ref().and_then(Rank::wake) {
+        if let Some(w) = self.rank.as_mut().and_then(Rank::wake) {
             self.wake_by(w);
         }
     }

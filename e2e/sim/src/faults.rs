@@ -45,6 +45,15 @@ pub enum Fault {
         /// So many times as long.
         factor: u64,
     },
+    /// A worker's steps take longer: its device throttles, or somebody else uses it too.
+    SlowDevice {
+        /// Which.
+        worker: usize,
+        /// How long it lasts.
+        length: Nanos,
+        /// So many times as long.
+        factor: u64,
+    },
     /// Somebody who was deposed publishes a placement of his time.
     OldTable,
     /// A rank takes no new sequences, and hands back what it has or not.
@@ -98,7 +107,7 @@ pub enum Fault {
 }
 
 /// The names of the kinds, in the order of [`Fault::kind`].
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "kill",
     "pause",
     "cut pair",
@@ -111,6 +120,7 @@ pub const KINDS: [&str; 12] = [
     "gateway drain",
     "cut link",
     "gateway isolated",
+    "slow device",
 ];
 
 impl Fault {
@@ -129,6 +139,7 @@ impl Fault {
             Self::DrainGateway { .. } => 9,
             Self::CutLink { .. } => 10,
             Self::Isolate { .. } => 11,
+            Self::SlowDevice { .. } => 12,
         }
     }
 

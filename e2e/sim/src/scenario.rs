@@ -189,6 +189,11 @@ impl Scenario {
         for host in scenario.workers.iter_mut().filter_map(|w| w.host.as_mut()) {
             host.linger = linger;
         }
+        if outlives && r.chance(20) {
+            let (worker, length) = (r.pick(&hosts) as usize, cycle * r.spread(100, 2000));
+            let fault = Fault::SlowDevice { worker, length, factor: r.spread(10, 200) };
+            scenario.faults.push((r.below(span / 4 + 1), fault));
+        }
         scenario
     }
 }

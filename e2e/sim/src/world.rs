@@ -131,6 +131,8 @@ struct Node {
     life: u32,
     /// It does nothing until then.
     paused: Nanos,
+    /// Its steps take so many times as long until then.
+    slow: (Nanos, u64),
     members: Members,
     /// The newest incarnation met of everybody, as the books have it.
     greeted: HashMap<Name, u64>,
@@ -232,6 +234,7 @@ impl World {
                     is_alive: true,
                     life: 0,
                     paused: 0,
+                    slow: (0, 1),
                     members: hello::members(i, 0),
                     greeted: HashMap::new(),
                     generations: BTreeMap::new(),
@@ -654,7 +657,9 @@ impl World {
         }
         let begun = node.device.begin(&step);
         let starved = node.started(self.now);
-        let t = self.scenario.timing.of(&step, worker, &mut self.rng);
+        let (until, factor) = self.nodes[worker].slow;
+        let factor = if self.now < until { factor } else { 1 };
+        let t = self.scenario.timing.of(&step, worker, &mut self.rng) * factor;
         let life = self.nodes[worker].life;
         self.heap.push(self.now + t, Ev::Done { worker: worker as u32, life });
         self.nodes[worker].running = Some(step);

@@ -318,6 +318,8 @@ impl Rank {
             let admitted = self.clocks[wave as usize].admit(1);
             let s = self.segment(id);
             (s.class, s.progress) = (wave, admitted);
+        } else {
+            self.segment(id).progress = self.clocks[class as usize].begin(progress, 1);
         }
         let q = self.sequence(handle);
         let (age, tokens) = (q.age, q.ids.len() as u32);

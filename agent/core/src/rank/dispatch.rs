@@ -81,7 +81,7 @@ pub(crate) struct Dest {
     open: Option<Common>,
     /// The token that the open batch's last row is of.
     tail: Option<u32>,
-    /// Rows and items of the last batch, so that the next one is made with room for as many.
+    /// The most rows and items of a batch of late, so that the next one is made with room for as many.
     usual: (usize, usize),
 }
 
@@ -339,6 +339,7 @@ impl Rank {
         let taken = d.credit.len() - before;
         n.bad_frames += u64::from(taken < rows.len());
         let is_first = taken > 0 && !std::mem::replace(&mut d.is_reached, true);
+        self.unsaid |= is_first;
         if !d.stalled.is_empty() {
             while let Some(&ask) = d.stalled.front() {
                 // Somebody else may have been asked meanwhile, and have answered.
@@ -475,6 +476,7 @@ impl Rank {
             return None;
         }
         *told = Some((progress, blocked));
+        self.unsaid |= blocked;
         d.order += 1;
         let progress = if plant::is(Plant::MarkTooHigh) { progress.saturating_add(1) } else { progress };
         Some(Mark {
@@ -495,6 +497,7 @@ impl Rank {
         }
         // Hosts in turn, each rank starting after itself, so that they do not all begin with the same one.
         let (count, prefill) = (self.dests.len(), self.prefill_class());
+        let (paces, cycle) = (self.config.probe_every.is_some(), self.cycle.value());
         for i in 0..count {
             let peer = (self.me.0 as usize + i) % count;
             if peer == SELF {
@@ -502,17 +505,19 @@ impl Rank {
             }
             let d = &mut self.dests[peer];
             if let Some(b) = d.outbox.last() {
-                d.usual = (b.rows.len(), b.items.len());
+                let most = |usual: usize, len: usize| len.max(usual - usual / 8);
+                d.usual = (most(d.usual.0, b.rows.len()), most(d.usual.1, b.items.len()));
             }
             let decode = d.outbox.iter().rfind(|b| b.class.0 != prefill);
-            if let Some(last) = decode.and_then(|b| b.rows.last()) {
-                d.pace.sent(last.dst, self.now, self.cycle.value());
+            if let Some(last) = decode.and_then(|b| b.rows.last()).filter(|_| paces) {
+                d.pace.sent(last.dst, self.now, cycle);
             }
             let new: usize = d.outbox.iter().map(|b| b.rows.len()).sum();
             if new > 0 && new == d.in_use as usize {
                 d.alive = self.now;
             }
-            let mut batches = std::mem::take(&mut d.outbox).into_iter();
+            let mut outbox = std::mem::take(&mut d.outbox);
+            let mut batches = outbox.drain(..);
             while let Some(mut b) = batches.next() {
                 let class = b.class.0;
                 b.frames = net.peers[peer].link.class_sent(class, true);
@@ -525,13 +530,22 @@ impl Rank {
                 }
                 net.send(peer, Body::Tokens(b));
             }
+            drop(batches);
+            self.dests[peer].outbox = outbox;
         }
     }
 
     /// Marks that no batch carried.
     pub fn publish(&mut self, now: Nanos, net: &mut Net, own: Option<&mut Host>) {
-        for c in &mut self.clocks {
-            c.publish();
+        let stalled = self.dests.iter().any(|d| !d.stalled.is_empty());
+        // What waits is told, and once more when it waits no longer.
+        let mut due = std::mem::replace(&mut self.unsaid, stalled) || stalled;
+        for (c, published) in self.clocks.iter_mut().zip(&mut self.published) {
+            let frontier = c.publish();
+            due |= std::mem::replace(published, frontier) != frontier;
+        }
+        if !due {
+            return;
         }
         for peer in 1..self.dests.len() {
             if !self.dests[peer].is_reached {

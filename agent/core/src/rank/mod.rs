@@ -18,7 +18,7 @@ mod segments;
 use crate::clock::Clock;
 use crate::config::{Policy, RankConfig, Shape, WorkerConfig};
 use crate::cycle::Cycle;
-use crate::ids::{Attempt, GatewayId, Nanos, Progress, SeqKey, Slice, WorkerId};
+use crate::ids::{Attempt, GatewayId, IDLE, Nanos, Progress, SeqKey, Slice, WorkerId};
 use crate::kv::{KvPool, Table};
 use crate::pool::TokenPool;
 use crate::routing::RoutingTable;
@@ -90,6 +90,14 @@ pub(crate) struct Rank {
     prefill_rows: u32,
     /// Per peer.
     pub dests: Vec<Dest>,
+    /// Before this no destination is late or overdue.
+    watch: Nanos,
+    /// Before this no slow worker's probe is due.
+    next_probe: Nanos,
+    /// Per class: the frontier that all destinations have been told, unless `unsaid`.
+    published: Vec<Progress>,
+    /// Some may have to be told more than that.
+    unsaid: bool,
     /// Items for experts that nobody holds.
     orphans: Vec<Ask>,
     /// Items whose worker is behind this rank's table: tried again at that time.
@@ -152,6 +160,10 @@ impl Rank {
             token_group: vec![NONE; slab.tokens as usize],
             prefill_rows: 0,
             dests: vec![],
+            watch: 0,
+            next_probe: Nanos::MAX,
+            published: vec![IDLE; classes as usize],
+            unsaid: false,
             orphans: vec![],
             retries: vec![],
             running: None,
@@ -224,11 +236,13 @@ impl Rank {
     }
 
     /// When something must be looked at again even if nothing arrives.
-    pub fn wake(&self) -> Option<Nanos> {
+    pub fn wake(&mut self) -> Option<Nanos> {
+        let watch = self.next_overdue().into_iter().chain(self.next_late()).min();
+        self.watch = watch.unwrap_or(Nanos::MAX);
         let deadline = self.deadlines.first().map(|(t, _)| *t);
         let waiting = self.waiting.values().filter_map(|b| b.deadline).min();
         let retry = self.retries.iter().map(|(t, _)| *t).min();
         let doubt = self.routing.hearsay();
-        [deadline, waiting, retry, doubt, self.next_overdue(), self.next_late()].into_iter().flatten().min()
+        [deadline, waiting, retry, doubt, watch].into_iter().flatten().min()
     }
 }

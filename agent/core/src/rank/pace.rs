@@ -35,7 +35,7 @@ pub(crate) struct Pace {
     timed: Option<(u32, Nanos)>,
     /// When that row is late.
     late: Nanos,
-    /// A row is late after so long.
+    /// A row may be late after so long; [`Rank::hedge`] looks closer.
     bound: Nanos,
     /// Times since it was last compared with its siblings.
     fresh: usize,
@@ -46,15 +46,7 @@ pub(crate) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         let never = Nanos::MAX;
-        Self {
-            times: Median::new(),
-            longest: 0,
-            timed: None,
-            late: never,
-            bound: never,
-            fresh: 0,
-            probe: None,
-        }
+        Self { times: Median::new(), longest: 0, timed: None, late: never, bound: 0, fresh: 0, probe: None }
     }
 }
 
@@ -142,11 +134,15 @@ impl Rank {
             _ => 1.0,
         };
         pace.probe = (scale == 0.0).then(|| pace.probe.unwrap_or(now + every));
+        self.next_probe = self.next_probe.min(pace.probe.unwrap_or(Nanos::MAX));
         self.routing.scale(worker, scale);
     }
 
     /// Before a step's tokens leave: slow workers whose probe is due get their share of them.
     pub(super) fn probe(&mut self, net: &Net) {
+        if self.now < self.next_probe {
+            return;
+        }
         for (d, peer) in self.dests.iter().zip(&net.peers) {
             if d.pace.probe.is_some_and(|at| at <= self.now) && d.is_free() {
                 self.routing.scale(peer.id, 1.0);
@@ -156,7 +152,7 @@ impl Rank {
 
     /// They have left: a slow worker that got some gets no more for a time.
     pub(super) fn probed(&mut self, net: &Net) {
-        let Some(every) = self.config.probe_every else { return };
+        let Some(every) = self.config.probe_every.filter(|_| self.next_probe <= self.now) else { return };
         let now = self.now;
         for (d, peer) in self.dests.iter_mut().zip(&net.peers) {
             if let Some(at) = d.pace.probe.filter(|at| *at <= now) {
@@ -165,6 +161,7 @@ impl Rank {
                 self.routing.scale(peer.id, 0.0);
             }
         }
+        self.next_probe = self.dests.iter().filter_map(|d| d.pace.probe).min().unwrap_or(Nanos::MAX);
     }
 
     /// When the next worker is late.
@@ -179,7 +176,7 @@ impl Rank {
 
     /// What late workers hold is asked of their siblings too; whoever returns first is heard.
     pub fn hedge(&mut self, net: &mut Net, n: &mut Counters) {
-        let Some(every) = self.config.probe_every else { return };
+        let Some(every) = self.config.probe_every.filter(|_| self.watch <= self.now) else { return };
         let now = self.now;
         while let Some(peer) = self.dests.iter().position(|d| d.pace.timed.is_some() && d.pace.late <= now) {
             let worker = net.peers[peer].id;
@@ -193,6 +190,7 @@ impl Rank {
             self.dests[peer].pace.late = Nanos::MAX;
             if bound.is_some() {
                 self.dests[peer].pace.probe = Some(now + every);
+                self.next_probe = self.next_probe.min(now + every);
                 self.routing.scale(worker, 0.0);
                 self.ask_siblings(peer, worker, net, n);
             }

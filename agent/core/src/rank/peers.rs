@@ -18,6 +18,7 @@ impl Rank {
             self.dests.resize_with(peer + 1, Dest::default);
         }
         self.dests[peer].meet(is_host, self.clocks.len(), self.now);
+        self.unsaid = true;
     }
 
     /// A peer is gone. What it was asked for and has not returned goes elsewhere, or waits as an orphan.
@@ -51,6 +52,9 @@ impl Rank {
     /// A worker that has owed something for too long without a sign: it is to be taken for lost.
     pub fn suspect(&mut self) -> Option<usize> {
         let (patience, now) = (self.patience(), self.now);
+        if now < self.watch {
+            return None;
+        }
         let peer = self.dests.iter().position(|d| d.overdue(patience).is_some_and(|at| at <= now))?;
         self.dests[peer].doubt(now, patience);
         Some(peer)

@@ -26,6 +26,10 @@ impl World {
                 self.wire.slow(worker, self.now + length, factor);
                 true
             }
+            Fault::SlowDevice { worker, length, factor } => {
+                self.nodes[worker].slow = (self.now + length, factor);
+                true
+            }
             Fault::OldTable => self.publish_old(),
             Fault::Drain { rank, hand_back, leaves } => self.drain_rank(rank, hand_back, leaves),
             Fault::KillGateway { gateway, away } => self.kill_gateway(gateway, away),
