@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::greet::{self, Book, Purpose};
 use super::identity::Identity;
-use super::pages::{self, Pages};
+use super::pages::{Pages, Shown};
 use super::pair;
 use crate::fuzz::{is_let_go, run};
 use crate::runtime::{Door, FrontLink, PeerLink, Rows};
@@ -87,7 +87,7 @@ pub(crate) async fn serve_pages<S>(pages: Arc<Pages>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    pages::serve(pages::router(pages), stream, None).await;
+    Shown::new(pages).serve(stream, None).await;
 }
 
 struct Table;

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Members, Role};
 use sluice_core::ids::{Class, WorkerId};
@@ -19,7 +18,7 @@ use super::identity::Identity;
 use super::local::{LocalListener, Sockets};
 use super::masks::Masks;
 use super::observe::Observer;
-use super::pages::{self, Pages};
+use super::pages::{Pages, Shown};
 use super::pair::{self, Format};
 use super::stream::{Connection, Stream};
 use super::tls::{Accepted, Security};
@@ -172,7 +171,7 @@ impl Mesh {
         let inner = Arc::new(Inner {
             members: Mutex::new(Members::new(config.hello.clone())),
             table: table.clone(),
-            pages: pages::router(Arc::clone(&config.pages)),
+            pages: Shown::new(Arc::clone(&config.pages)),
             format: Format::new(config.row_len, config.prefill, Arc::clone(&config.observer)),
             config,
             turns: Arc::default(),
@@ -227,7 +226,7 @@ struct Current {
 #[derive(Debug)]
 struct Inner {
     config: MeshConfig,
-    pages: Router,
+    pages: Shown,
     members: Mutex<Members>,
     table: watch::Receiver<Arc<Table>>,
     format: Format,
@@ -298,7 +297,7 @@ impl Inner {
         drop(turn);
         match met.unwrap_or(Err(GreetError::Silent)) {
             Ok(Greeted::Peer(met, stream)) => self.take(*met, stream),
-            Ok(Greeted::Pages(stream, caller)) => pages::serve(self.pages.clone(), stream, caller).await,
+            Ok(Greeted::Pages(stream, caller)) => self.pages.serve(stream, caller).await,
             Err(why) => {
                 let certificate = certificate.map(tracing::field::display);
                 tracing::warn!(%from, certificate, "a peer is not talked to: {why}");

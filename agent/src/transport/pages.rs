@@ -24,6 +24,7 @@ use super::greet::{GreetError, PATIENCE};
 use super::identity::Identity;
 use super::stream::Stream;
 use super::tls::{Accepted, Security};
+use super::turns::Turns;
 use crate::table::{LARGEST, PlacementSource, Why, render};
 
 /// A request's head has to come within this.
@@ -33,7 +34,7 @@ const BODY: Duration = Duration::from_secs(60);
 /// A peer that takes nothing of what is written to it for so long is let go.
 const WRITE: Duration = Duration::from_secs(60);
 
-/// Connections of a listener that has nothing but pages, at most.
+/// Connections that pages are shown on at a time, at most.
 const CONNECTIONS: usize = 64;
 /// A listener that cannot accept tries again after so long.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -53,7 +54,7 @@ impl std::fmt::Debug for Pages {
 }
 
 /// The pages, for whom they are meant.
-pub(super) fn router(pages: Arc<Pages>) -> Router {
+fn router(pages: Arc<Pages>) -> Router {
     let operator = Router::new()
         .route("/v1/placement", put(place))
         .route_layer(axum::middleware::from_fn(|r, n| only(&[Role::Operator], r, n)));
@@ -118,9 +119,8 @@ async fn pressure(State(pages): State<Arc<Pages>>) -> Response {
 /// Serves the pages to who has a certificate of the deployment, on a listener of their own: gateways have no peers that
 /// dial them.
 pub async fn listen(listener: TcpListener, security: Arc<Security>, deployment: String, pages: Arc<Pages>) {
-    let (router, places) = (router(pages), Arc::new(Semaphore::new(CONNECTIONS)));
+    let (shown, turns) = (Arc::new(Shown::new(pages)), Arc::<Turns>::default());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (tcp, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(e) => {
@@ -129,14 +129,18 @@ pub async fn listen(listener: TcpListener, security: Arc<Security>, deployment: 
                 continue;
             }
         };
-        let (router, security, deployment) = (router.clone(), Arc::clone(&security), deployment.clone());
+        let turn = turns.take(Some(from.ip()));
+        let (shown, security, deployment) = (Arc::clone(&shown), Arc::clone(&security), deployment.clone());
         tokio::spawn(async move {
-            let met = timeout(PATIENCE, accept(tcp, &security, &deployment)).await;
+            let met = tokio::select! {
+                met = timeout(PATIENCE, accept(tcp, &security, &deployment)) => met,
+                () = turn.over() => return,
+            };
+            drop(turn);
             match met.unwrap_or(Err(GreetError::Silent)) {
-                Ok((stream, caller)) => serve(router, stream, caller).await,
+                Ok((stream, caller)) => shown.serve(stream, caller).await,
                 Err(why) => tracing::warn!(%from, "no pages are shown to it: {why}"),
             }
-            drop(place);
         });
     }
 }
@@ -157,19 +161,39 @@ async fn accept(
     }
 }
 
-/// Serves one connection.
-pub(super) async fn serve<S>(router: Router, stream: S, caller: Option<Identity>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let router = router.layer(axum::Extension(Caller(caller)));
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE));
-    let stream = TokioIo::new(Box::pin(stream));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    if let Err(e) = http.serve_connection(stream, TowerToHyperService::new(router)).await {
-        tracing::debug!("a connection for pages broke: {e}");
+/// The pages, on so many connections at a time.
+#[derive(Debug)]
+pub(super) struct Shown {
+    router: Router,
+    places: Semaphore,
+}
+
+impl Shown {
+    pub(super) fn new(pages: Arc<Pages>) -> Self {
+        Self { router: router(pages), places: Semaphore::new(CONNECTIONS) }
+    }
+
+    /// Serves one connection.
+    pub(super) async fn serve<S>(&self, stream: S, caller: Option<Identity>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(_place) = self.places.try_acquire() else {
+            let caller = caller.as_ref().map(tracing::field::display);
+            return tracing::warn!(
+                caller,
+                "pages are shown on {CONNECTIONS} connections already: it is let go"
+            );
+        };
+        let router = self.router.clone().layer(axum::Extension(Caller(caller)));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE));
+        let stream = TokioIo::new(Box::pin(stream));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+        if let Err(e) = http.serve_connection(stream, TowerToHyperService::new(router)).await {
+            tracing::debug!("a connection for pages broke: {e}");
+        }
     }
 }
 
@@ -196,11 +220,36 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_table_that_others_write_is_shown_and_takes_no_push() {
+    fn pages() -> Arc<Pages> {
         let table = parse("generation: 7\nworkers: []\n").unwrap();
         let source = Arc::new(Theirs(watch::channel(Arc::new(table)).0));
-        let pages = router(Arc::new(Pages { source, pressure: Arc::new(|| serde_json::json!({})) }));
+        Arc::new(Pages { source, pressure: Arc::new(|| serde_json::json!({})) })
+    }
+
+    #[tokio::test]
+    async fn so_many_connections_are_shown_pages_and_no_more() {
+        let shown = Arc::new(Shown::new(pages()));
+        let mut kept = vec![];
+        for _ in 0..CONNECTIONS {
+            let (here, there) = tokio::io::duplex(64);
+            let serve = {
+                let shown = Arc::clone(&shown);
+                async move { shown.serve(there, None).await }
+            };
+            kept.push((here, tokio::spawn(serve)));
+            tokio::task::yield_now().await;
+        }
+        shown.serve(tokio::io::duplex(64).1, None).await;
+        assert!(kept.iter().all(|(_, served)| !served.is_finished()), "it came last, so it goes");
+        let (here, served) = kept.remove(0);
+        drop(here);
+        served.await.unwrap();
+        assert_eq!(shown.places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_table_that_others_write_is_shown_and_takes_no_push() {
+        let pages = router(pages());
         let page = async |request: Request| {
             let answer = pages.clone().oneshot(request).await.unwrap();
             let status = answer.status();
