@@ -27,6 +27,7 @@
 mod copies;
 mod cost;
 mod error;
+mod moves;
 mod pack;
 mod plan;
 mod request;
@@ -34,5 +35,6 @@ mod site;
 mod spread;
 
 pub use error::PlanError;
+pub use moves::{Held, Move, NextTable, Situation, next_table};
 pub use plan::{Changes, Holder, Plan, PlannedUnit, Reason, Source, plan};
 pub use request::{Bounds, Load, Replicas, Request, Worker};
