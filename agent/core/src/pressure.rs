@@ -1,6 +1,7 @@
 //! Pressure: what an agent reports of one worker.
 
 use crate::ids::{Nanos, Unit, WorkerId};
+use std::ops::Range;
 
 /// One worker, now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,10 +26,34 @@ pub struct Pressure {
     pub cycle: Nanos,
     /// Rank: workers that are slower than their siblings, and how much of their planned fractions they get.
     pub slow: Vec<(WorkerId, f32)>,
-    /// Host: units that serve, and are loading.
-    pub slots: (u32, u32),
+    /// Host: what its slots hold.
+    pub slots: SlotCounts,
+    /// The slices of the placement as it knows them, in order of their blocks.
+    pub tables: Vec<TableReport>,
     /// Tokens of prompts found in the prefix cache, and of all prompts.
     pub prefix: (u64, u64),
+}
+
+/// Slots of a host by what is done with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// They serve, and the placement wants them to.
+    pub serving: u32,
+    /// They are loading.
+    pub loading: u32,
+    /// They serve what still comes, though the placement does not want them any more.
+    pub leaving: u32,
+}
+
+/// How far a worker is with a slice of the placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableReport {
+    /// The slice's blocks.
+    pub blocks: Range<u16>,
+    /// The generation that it goes by: it sends nothing by an older one.
+    pub generation: u64,
+    /// All that this generation names here is loaded.
+    pub loaded: bool,
 }
 
 /// One μ-queue.

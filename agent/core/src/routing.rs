@@ -266,6 +266,11 @@ impl RoutingTable {
         self.scales.iter().map(|(worker, scale)| (*worker, *scale))
     }
 
+    /// Per block: the slice of the own table.
+    pub fn own_tables(&self) -> impl Iterator<Item = Option<&Arc<PlacementSlice>>> {
+        self.blocks.iter().map(|b| b.own.as_ref())
+    }
+
     /// The generation of a block's rows; 0 when nothing is known.
     pub fn generation(&self, block: u16) -> u64 {
         self.blocks[block as usize].table().map_or(0, |t| t.generation)

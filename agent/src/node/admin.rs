@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sluice_core::config::Shape;
 use sluice_core::ids::WorkerId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use super::error::NodeError;
 use crate::gateway::{Admin, ServeConfig, Silent, Timeouts, admin_router, serve as listen};
 use crate::runtime::Runtime;
 use crate::table::Table;
-use crate::telemetry::{FrontSample, MaskedPeer, MemberPressure, Telemetry, WorkerSample};
+use crate::telemetry::{FrontSample, MaskedPeer, MemberPressure, ModelPressure, Telemetry, WorkerSample};
 use crate::transport::{Masked, Masks};
 
 /// The admin listener, and how it is told to end.
@@ -119,9 +120,20 @@ pub(super) struct WorkerPages {
     name: String,
     incarnation: u64,
     table: watch::Receiver<Arc<Table>>,
-    /// Units there is room for. Set when the model is loaded.
-    pub(super) slots: OnceLock<u32>,
+    /// Set when the model is loaded.
+    pub(super) engine: OnceLock<EngineFacts>,
     pub(super) masks: Arc<Masks>,
+}
+
+/// What is known of the engine once the model is loaded.
+#[derive(Debug)]
+pub(super) struct EngineFacts {
+    /// Units there is room for.
+    pub slots: u32,
+    /// The numerics id.
+    pub numerics: String,
+    /// The model's shape.
+    pub shape: Shape,
 }
 
 impl WorkerPages {
@@ -139,7 +151,7 @@ impl WorkerPages {
             name: name.into(),
             incarnation,
             table,
-            slots: OnceLock::new(),
+            engine: OnceLock::new(),
             masks: Arc::default(),
         }
     }
@@ -156,12 +168,13 @@ impl WorkerPages {
     /// Units that the table wants here, and slots.
     fn fill(&self) -> (u32, u32) {
         let wanted = self.table.borrow().held_by(self.number).count();
-        (u32::try_from(wanted).unwrap_or(u32::MAX), self.slots.get().copied().unwrap_or_default())
+        let slots = self.engine.get().map_or(0, |e| e.slots);
+        (u32::try_from(wanted).unwrap_or(u32::MAX), slots)
     }
 
     /// Why what the table wants here will never all be loaded.
     pub(super) fn overfull(&self) -> Option<String> {
-        self.slots.get()?;
+        self.engine.get()?;
         let (wanted, slots) = self.fill();
         (wanted > slots).then(|| {
             format!(
@@ -187,6 +200,13 @@ impl WorkerPages {
         MemberPressure {
             name: self.name.clone(),
             incarnation: self.incarnation,
+            numerics: self.engine.get().map(|e| e.numerics.clone()),
+            model: self.engine.get().map(|e| ModelPressure {
+                moe: e.shape.moe.clone(),
+                experts: e.shape.experts,
+                top_k: e.shape.top_k,
+                segments: e.shape.segments,
+            }),
             units_wanted,
             slots,
             problem: self.overfull(),
@@ -252,12 +272,13 @@ mod tests {
         let (tables, watched) = watch::channel(table(3));
         let pages = WorkerPages::new(telemetry.clone(), (WorkerId(4), "e0"), 17, watched);
         assert_eq!(pages.ready(), Err("loading the model".into()));
-        pages.slots.set(2).unwrap();
+        let shape = Shape { moe: vec![true, false], experts: 8, top_k: 2, segments: 8 };
+        pages.engine.set(EngineFacts { slots: 2, numerics: "n".into(), shape }).unwrap();
         let sample = |ready| WorkerSample {
             worker: WorkerId(4),
             role: "experts",
             counters: Counters::default(),
-            pressure: Pressure { slots: (2, 0), ..Pressure::default() },
+            pressure: Pressure::default(),
             ready,
             busy: false,
             draining: false,
@@ -269,7 +290,11 @@ mod tests {
         let member = pages.pressure()["workers"][0]["member"].clone();
         assert_eq!((&member["name"], &member["incarnation"]), (&"e0".into(), &17.into()));
         assert_eq!((&member["units_wanted"], &member["slots"]), (&3.into(), &2.into()));
-        assert_eq!(member["problem"], why);
+        assert_eq!((&member["problem"], &member["numerics"]), (&why.into(), &"n".into()));
+        assert_eq!(
+            member["model"],
+            serde_json::json!({ "moe": [true, false], "experts": 8, "top_k": 2, "segments": 8 })
+        );
         tables.send_replace(table(2));
         assert_eq!(pages.ready(), Err("loading experts".into()));
         telemetry.worker_seen(sample(true));

@@ -9,7 +9,7 @@ use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
 use tokio::sync::watch;
 
-use super::admin::{AdminTask, WorkerPages, stop_admin};
+use super::admin::{AdminTask, EngineFacts, WorkerPages, stop_admin};
 use super::drain::drain;
 use super::error::NodeError;
 use super::front::grammars;
@@ -83,7 +83,11 @@ pub async fn run_worker(
     if let Some(host) = &solo.plan().config.host {
         tracing::info!(slots = host.slots, "room for units of experts");
     }
-    let _ = pages.slots.set(solo.plan().config.host.as_ref().map_or(0, |h| h.slots));
+    let _ = pages.engine.set(EngineFacts {
+        slots: solo.plan().config.host.as_ref().map_or(0, |h| h.slots),
+        numerics: solo.numerics_id().to_owned(),
+        shape: solo.plan().config.shape.clone(),
+    });
     let sessions = sessions.map(Arc::new);
     let gateways = sessions.clone().map(|s| Arc::new(Accepting(s)) as Arc<dyn Gateways>);
     let shown = pages.clone();

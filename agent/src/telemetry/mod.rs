@@ -18,7 +18,8 @@ mod workers;
 pub use logs::{LogError, Logs, start_logs};
 pub use metrics::Telemetry;
 pub use pressure::{
-    MaskedPeer, MemberPressure, PeerPressure, PressurePage, QueueLoad, SlowPeer, UnitLoad, WorkerPressure,
+    MaskedPeer, MemberPressure, ModelPressure, PeerPressure, PressurePage, QueueLoad, SlowPeer,
+    TablePressure, UnitLoad, WorkerPressure,
 };
 pub use sample::{FrontSample, StepKind, WorkerSample};
 pub use spans::TokenSpans;

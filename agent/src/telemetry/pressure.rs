@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sluice_core::ids::{Nanos, SECOND, WorkerId};
+use sluice_core::pressure::TableReport;
 
 use super::sample::{FrontSample, WorkerSample};
 
@@ -50,10 +51,14 @@ pub struct WorkerPressure {
     pub stalled_rows: u32,
     /// Rows for experts that nobody holds.
     pub orphan_rows: u32,
-    /// Units that serve.
+    /// Units that serve, and that the placement wants.
     pub units_serving: u32,
     /// Units that are loading.
     pub units_loading: u32,
+    /// Units that serve what still comes, though the placement does not want them any more.
+    pub units_leaving: u32,
+    /// The slices of the placement as it knows them.
+    pub tables: Vec<TablePressure>,
     /// Prompt tokens found in the prefix cache, since the start.
     pub prefix_hit_tokens: u64,
     /// Prompt tokens looked up, since the start.
@@ -81,6 +86,23 @@ pub struct SlowPeer {
     pub share: f32,
 }
 
+/// How far a worker is with a slice of the placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TablePressure {
+    /// Its blocks, from and up to.
+    pub blocks: [u16; 2],
+    /// The generation that the worker goes by.
+    pub generation: u64,
+    /// All that this generation names here is loaded.
+    pub loaded: bool,
+}
+
+impl TablePressure {
+    fn new(t: &TableReport) -> Self {
+        Self { blocks: [t.blocks.start, t.blocks.end], generation: t.generation, loaded: t.loaded }
+    }
+}
+
 /// A worker among others.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MemberPressure {
@@ -88,6 +110,10 @@ pub struct MemberPressure {
     pub name: String,
     /// Rises with each start.
     pub incarnation: u64,
+    /// The numerics id. None until the model is loaded, as with `model` and `slots`.
+    pub numerics: Option<String>,
+    /// The model.
+    pub model: Option<ModelPressure>,
     /// Units that the table wants it to hold.
     pub units_wanted: u32,
     /// Units it has room for.
@@ -96,6 +122,19 @@ pub struct MemberPressure {
     pub problem: Option<String>,
     /// Peers that it has met, and sends nothing until their next hello.
     pub masked: Vec<MaskedPeer>,
+}
+
+/// What of a model a placement is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelPressure {
+    /// For each block, whether it has experts.
+    pub moe: Vec<bool>,
+    /// Experts of each block that has any.
+    pub experts: u16,
+    /// Experts that a token goes to.
+    pub top_k: u8,
+    /// Segments of an expert's inner dimension.
+    pub segments: u8,
 }
 
 /// A masked peer.
@@ -207,8 +246,10 @@ impl WorkerPressure {
             waiting: p.sequences.1,
             stalled_rows: p.stalled,
             orphan_rows: p.orphans,
-            units_serving: p.slots.0,
-            units_loading: p.slots.1,
+            units_serving: p.slots.serving,
+            units_loading: p.slots.loading,
+            units_leaving: p.slots.leaving,
+            tables: p.tables.iter().map(TablePressure::new).collect(),
             prefix_hit_tokens: p.prefix.0,
             prefix_tokens: p.prefix.1,
             attention: p

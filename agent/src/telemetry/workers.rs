@@ -132,8 +132,9 @@ fn state(workers: &[Seen]) -> Vec<Family> {
             cycle.sample(&labels, seconds(p.cycle));
         }
         if sample.role != "attention" {
-            slots.sample(&with("serving"), f64::from(p.slots.0));
-            slots.sample(&with("loading"), f64::from(p.slots.1));
+            slots.sample(&with("serving"), f64::from(p.slots.serving));
+            slots.sample(&with("loading"), f64::from(p.slots.loading));
+            slots.sample(&with("leaving"), f64::from(p.slots.leaving));
         }
     }
     vec![ready, used, pages, sequences, slots, stalled, orphans, cycle]

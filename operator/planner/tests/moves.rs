@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sluice_core::ids::{Slice, Unit, WorkerId};
+use sluice_core::ids::{Slice, WorkerId};
 use sluice_core::placement::{Replica, ReplicaState};
 use sluice_planner::{Held, Move, NextTable, Plan, Replicas, Request, Situation, Worker, next_table, plan};
 use std::collections::{BTreeMap, BTreeSet};

@@ -65,7 +65,7 @@ pub(crate) struct Host {
     wanted: VecDeque<Unit>,
     /// Wanted, could not be loaded, and when to try again.
     failed: Vec<(Nanos, Unit)>,
-    placement: Vec<Option<Arc<PlacementSlice>>>,
+    pub placement: Vec<Option<Arc<PlacementSlice>>>,
     pub queues: ExpertQueues,
     rings: Rings,
     /// Ranks that no ring was left for, in the order of their coming.

@@ -6,6 +6,7 @@ use super::{Held, HeldState, Host};
 use crate::event::Action;
 use crate::ids::{Nanos, SECOND, Unit, WorkerId};
 use crate::placement::PlacementSlice;
+use crate::pressure::SlotCounts;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -175,8 +176,26 @@ impl Host {
             && self.held.iter().flatten().all(|h| h.state != HeldState::Loading)
     }
 
-    /// Units that can serve.
-    pub fn serving(&self) -> impl Iterator<Item = &Held> {
-        self.held.iter().flatten().filter(|h| h.state != HeldState::Loading)
+    /// What the slots hold.
+    pub fn slot_counts(&self) -> SlotCounts {
+        let mut counts = SlotCounts::default();
+        for h in self.held.iter().flatten() {
+            *match h.state {
+                HeldState::Ready => &mut counts.serving,
+                HeldState::Loading => &mut counts.loading,
+                HeldState::Leaving => &mut counts.leaving,
+            } += 1;
+        }
+        counts
+    }
+
+    /// Per block: whether all that the placement wants here is loaded.
+    pub fn blocks_loaded(&self) -> Vec<bool> {
+        let mut loaded = vec![true; self.placement.len()];
+        let loading = self.held.iter().flatten().filter(|h| h.state == HeldState::Loading).map(|h| &h.unit);
+        for unit in loading.chain(&self.wanted).chain(self.failed.iter().map(|(_, unit)| unit)) {
+            loaded[unit.block as usize] = false;
+        }
+        loaded
     }
 }

@@ -2,7 +2,28 @@
 
 use super::Worker;
 use crate::ids::Nanos;
-use crate::pressure::{Pressure, QueuePressure};
+use crate::placement::PlacementSlice;
+use crate::pressure::{Pressure, QueuePressure, TableReport};
+use std::sync::Arc;
+
+/// The slices of a placement, block by block, and whether all of a block is loaded.
+fn tables<'a>(
+    by_block: impl Iterator<Item = Option<&'a Arc<PlacementSlice>>>,
+    loaded: impl Iterator<Item = bool>,
+) -> Vec<TableReport> {
+    let mut all: Vec<TableReport> = vec![];
+    for (block, (slice, loaded)) in (0..).zip(by_block.zip(loaded)) {
+        let Some(slice) = slice else { continue };
+        match all.last_mut().filter(|last| last.blocks.end == block && last.generation == slice.generation) {
+            Some(last) if slice.blocks.contains(&last.blocks.start) => {
+                last.blocks.end = block + 1;
+                last.loaded &= loaded;
+            }
+            _ => all.push(TableReport { blocks: block..block + 1, generation: slice.generation, loaded }),
+        }
+    }
+    all
+}
 
 impl Worker {
     /// What this worker would report now.
@@ -36,9 +57,13 @@ impl Worker {
                     }
                 }
             }
-            let serving = h.serving().count() as u32;
-            p.slots = (serving, h.held.iter().flatten().count() as u32 - serving);
+            p.slots = h.slot_counts();
         }
+        p.tables = match (&self.host, &self.rank) {
+            (Some(h), _) => tables(h.placement.iter().map(Option::as_ref), h.blocks_loaded().into_iter()),
+            (None, Some(r)) => tables(r.routing.own_tables(), std::iter::repeat(true)),
+            (None, None) => vec![],
+        };
         p
     }
 }

@@ -1,6 +1,7 @@
 //! A worker that holds experts: slots, the receptor, expert steps and what goes home.
 
 use super::*;
+use crate::pressure::{SlotCounts, TableReport};
 
 const RANK: u32 = 7;
 
@@ -68,7 +69,8 @@ fn frees(actions: &[Action]) -> Vec<Unit> {
 }
 
 fn slots(b: &Bench) -> (u32, u32) {
-    b.worker.pressure(b.now).slots
+    let slots = b.worker.pressure(b.now).slots;
+    (slots.serving + slots.leaving, slots.loading)
 }
 
 #[test]
@@ -96,6 +98,10 @@ fn it_loads_what_the_placement_names_here_and_is_ready_when_all_of_it_is() {
     let asked_again = loads(&b.handle(Event::Tick));
     assert_eq!(asked_again.iter().map(|a| a.1).collect::<Vec<_>>(), [unit(1, 2)]);
     assert_eq!((slots(&b), b.worker.is_ready()), ((1, 1), false));
+    let loaded = |b: &Bench| -> Vec<_> {
+        b.worker.pressure(b.now).tables.into_iter().map(|t| (t.blocks, t.generation, t.loaded)).collect()
+    };
+    assert_eq!(loaded(&b), [(0..2, 1, false)]);
     load(&mut b, asked_again[0].0, unit(1, 2), true);
     assert_eq!((slots(&b), b.worker.is_ready()), ((2, 0), true));
     load(&mut b, asked[0].0, asked[0].1, false);
@@ -137,6 +143,8 @@ fn an_older_placement_changes_nothing_and_a_newer_one_frees_what_it_no_longer_na
     assert_eq!(slots(&b), (2, 0));
     let some = PlacementSlice { blocks: 1..9, generation: 4, replicas: vec![held(ME, unit(0, 2))] };
     assert_eq!(frees(&b.handle(Event::Placement(Arc::new(some)))), [unit(1, 1)], "its own blocks only");
+    let report = |blocks, generation| TableReport { blocks, generation, loaded: true };
+    assert_eq!(b.worker.pressure(b.now).tables, [report(0..1, 3), report(1..2, 4)]);
     assert!(b.worker.is_ready());
 }
 
@@ -164,6 +172,7 @@ fn a_unit_that_leaves_empties_its_queues_and_what_runs_first() {
     let gone = b.place(3, vec![held(ME, unit(1, 0))]);
     assert_eq!(frees(&gone), [unit(0, 1)], "one runs, one has a token waiting");
     assert_eq!(slots(&b), (3, 0), "a leaving unit serves");
+    assert_eq!(b.worker.pressure(b.now).slots.leaving, 2);
     let landing = b.receive(&mut rank, Body::Tokens(batch(0, 1, &[(2, 1)])));
     assert_eq!((landing.len(), b.worker.counters().redirects_sent), (1, 0));
     let done = b.done();
@@ -446,7 +455,7 @@ fn pressure_tells_depth_and_age_of_each_unit_and_whether_anything_is_under_way()
     let p = b.worker.pressure(35);
     let ages: Vec<_> = p.experts.iter().map(|(u, q)| (*u, q.rows, q.age)).collect();
     assert_eq!(ages, [(unit(1, 1), 2, 25), (unit(1, 0), 1, 5)]);
-    assert_eq!(p.slots, (4, 0));
+    assert_eq!(p.slots, SlotCounts { serving: 4, ..SlotCounts::default() });
     b.now = 40;
     b.done();
     assert_eq!(b.worker.pressure(50).step, [0, 40, 0], "of attention, experts and head");
