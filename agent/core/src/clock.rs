@@ -1,6 +1,6 @@
 //! The clock of one class (a decode wave, or prefill) at one rank.
 
-use crate::ids::{IDLE, Progress};
+use crate::ids::{FAR, IDLE, Progress};
 use std::collections::BTreeMap;
 
 /// A rank that is more than so many passes behind another joins it at its next pass.
@@ -36,10 +36,12 @@ impl Clock {
     /// Admits `rows` tokens at block 0: at the smallest multiple of the number of blocks not below what the rank
     /// has published, or, when it was idle, what it has heard.
     pub fn admit(&mut self, rows: u32) -> Progress {
-        if self.total == 0 {
-            self.joining = self.next_pass(self.heard);
+        let own = self.next_pass(self.said);
+        match self.total {
+            0 => self.joining = self.next_pass(self.heard),
+            _ => self.catch_up(own.max(self.joining)),
         }
-        let p = self.next_pass(self.said.max(self.joining));
+        let p = own.max(self.joining);
         self.add(p, rows);
         p
     }
@@ -48,14 +50,18 @@ impl Clock {
         p.div_ceil(self.blocks) * self.blocks
     }
 
-    /// A token begins its next pass at `p`. A rank that has fallen behind the others (it was stopped, or had heard of
+    /// A token would begin a pass at `p`. A rank that has fallen behind the others (it was stopped, or had heard of
     /// nobody when it began) goes on where they are: what has least progress goes first everywhere, so they would wait
-    /// for it until it had caught up. All its tokens go to one place, and each only once.
-    pub fn begin(&mut self, p: Progress, rows: u32) -> Progress {
-        let frontier = self.frontier();
-        if frontier >= self.joining && self.heard > frontier.saturating_add(BEHIND * self.blocks) {
+    /// for it until it had caught up. All that is still behind goes to one place.
+    fn catch_up(&mut self, p: Progress) {
+        if p >= self.joining && self.heard > p.saturating_add(BEHIND * self.blocks) {
             self.joining = self.next_pass(self.heard);
         }
+    }
+
+    /// A token begins its next pass at `p`, or where the rank joins the others.
+    pub fn begin(&mut self, p: Progress, rows: u32) -> Progress {
+        self.catch_up(p);
         let to = p.max(self.joining);
         if to > p {
             self.advance(p, to, rows);
@@ -123,9 +129,9 @@ impl Clock {
         f
     }
 
-    /// Notes another rank's frontier.
+    /// Notes another rank's frontier. One from the end of time is no sound rank's, and would take this one there.
     pub fn hear(&mut self, p: Progress) {
-        if p != IDLE {
+        if p < FAR / 2 {
             self.heard = self.heard.max(p);
         }
     }
@@ -166,11 +172,17 @@ mod tests {
         assert_eq!((c.frontier(), c.at_frontier()), (6, 2), "the others have not begun theirs");
         c.hear(90);
         assert_eq!(c.begin(6, 1), 24, "all go to one place");
-        assert_eq!(c.admit(1), 24, "also who comes in meanwhile");
-        assert_eq!(c.begin(6, 1), 24);
+        assert_eq!(c.admit(1), 90, "who comes in joins where they are by now");
+        assert_eq!(c.begin(6, 1), 90);
         assert_eq!((c.frontier(), c.total(), c.publish()), (24, 4, 24));
-        c.advance(24, 30, 4);
-        assert_eq!(c.begin(30, 4), 90);
+        c.advance(24, 30, 2);
+        c.hear(FAR - 1);
+        c.hear(IDLE);
+        assert_eq!((c.begin(30, 1), c.begin(30, 1)), (90, 90));
         assert_eq!((c.frontier(), c.at_frontier()), (90, 4));
+        c.advance(90, 96, 3);
+        c.hear(200);
+        assert_eq!((c.begin(96, 2), c.begin(96, 1)), (204, 204), "though one token is stuck behind");
+        assert_eq!((c.frontier(), c.admit(1)), (90, 204));
     }
 }

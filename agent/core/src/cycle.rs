@@ -2,56 +2,50 @@
 
 use crate::config::LEAST_CYCLE;
 use crate::ids::Nanos;
-use std::collections::VecDeque;
+use crate::median::Median;
 
 const KEPT: usize = 33;
+/// Gaps from which on their median means something. Until then the initial cycle stands.
+const ENOUGH: usize = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Cycle {
     initial: Nanos,
     last_start: Option<Nanos>,
-    gaps: VecDeque<Nanos>,
-    steps: VecDeque<Nanos>,
+    gaps: Median<KEPT>,
+    /// The last steps, in a ring, and which of them is the oldest.
+    steps: [Nanos; KEPT],
+    oldest: usize,
     value: Nanos,
 }
 
 impl Cycle {
     pub fn new(initial: Nanos) -> Self {
-        let value = initial.max(LEAST_CYCLE);
-        Self { initial: value, last_start: None, gaps: VecDeque::new(), steps: VecDeque::new(), value }
+        let initial = initial.max(LEAST_CYCLE);
+        Self { initial, last_start: None, gaps: Median::new(), steps: [0; KEPT], oldest: 0, value: initial }
     }
 
     pub fn started(&mut self, now: Nanos) {
         if let Some(last) = self.last_start.replace(now) {
-            push(&mut self.gaps, now.saturating_sub(last));
+            self.gaps.push(now.saturating_sub(last));
         }
     }
 
     pub fn finished(&mut self, now: Nanos) {
         let Some(start) = self.last_start else { return };
-        push(&mut self.steps, now.saturating_sub(start));
-        // Until the median means something, the initial cycle stands.
-        if self.gaps.len() < 8 {
-            self.value = self.initial;
-            return;
-        }
-        let mut sorted = [0; KEPT];
-        let sorted = &mut sorted[..self.gaps.len()];
-        sorted.iter_mut().zip(&self.gaps).for_each(|(to, from)| *to = *from);
-        let (_, median, _) = sorted.select_nth_unstable(self.gaps.len() / 2);
-        self.value = (*median).max(self.steps.iter().copied().max().unwrap_or(0)).max(LEAST_CYCLE);
+        self.steps[self.oldest] = now.saturating_sub(start);
+        self.oldest = (self.oldest + 1) % KEPT;
+        self.value = if self.gaps.len() < ENOUGH {
+            self.initial
+        } else {
+            let longest = self.steps.iter().fold(0, |longest, step| longest.max(*step));
+            self.gaps.value().max(longest).max(LEAST_CYCLE)
+        };
     }
 
     pub fn value(&self) -> Nanos {
         self.value
     }
-}
-
-fn push(q: &mut VecDeque<Nanos>, v: Nanos) {
-    if q.len() == KEPT {
-        q.pop_front();
-    }
-    q.push_back(v);
 }
 
 #[cfg(test)]

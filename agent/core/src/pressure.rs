@@ -50,10 +50,10 @@ pub struct SlotCounts {
 pub struct TableReport {
     /// The slice's blocks.
     pub blocks: Range<u16>,
-    /// The generation that it goes by: it sends nothing by an older one.
+    /// The generation that it goes by. Only what waits for a landing row may still leave by an older one.
     pub generation: u64,
-    /// All that this generation names here is loaded.
-    pub loaded: bool,
+    /// What is to be held here and is not loaded yet.
+    pub missing: Vec<Unit>,
 }
 
 /// One μ-queue.

@@ -208,7 +208,7 @@ impl WorkerPages {
                 segments: e.shape.segments,
             }),
             units_wanted,
-            slots,
+            slots: self.engine.get().map(|_| slots),
             problem: self.overfull(),
             masked: masked.map(peer).collect(),
         }

@@ -1,7 +1,7 @@
 //! The page `/v1/pressure`: what a planner or an autoscaler wants to know, per worker and per unit.
 
 use serde::Serialize;
-use sluice_core::ids::{Nanos, SECOND, WorkerId};
+use sluice_core::ids::{Nanos, SECOND, Unit, WorkerId};
 use sluice_core::pressure::TableReport;
 
 use super::sample::{FrontSample, WorkerSample};
@@ -87,19 +87,24 @@ pub struct SlowPeer {
 }
 
 /// How far a worker is with a slice of the placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TablePressure {
     /// Its blocks, from and up to.
     pub blocks: [u16; 2],
     /// The generation that the worker goes by.
     pub generation: u64,
-    /// All that this generation names here is loaded.
-    pub loaded: bool,
+    /// What is to be held here and is not loaded yet: block, expert, and its segments, from and up to.
+    pub missing: Vec<[u16; 4]>,
 }
 
 impl TablePressure {
     fn new(t: &TableReport) -> Self {
-        Self { blocks: [t.blocks.start, t.blocks.end], generation: t.generation, loaded: t.loaded }
+        let missing = |u: &Unit| [u.block, u.expert, u.slice.lo.into(), u.slice.hi.into()];
+        Self {
+            blocks: [t.blocks.start, t.blocks.end],
+            generation: t.generation,
+            missing: t.missing.iter().map(missing).collect(),
+        }
     }
 }
 
@@ -117,7 +122,7 @@ pub struct MemberPressure {
     /// Units that the table wants it to hold.
     pub units_wanted: u32,
     /// Units it has room for.
-    pub slots: u32,
+    pub slots: Option<u32>,
     /// What somebody has to do something about.
     pub problem: Option<String>,
     /// Peers that it has met, and sends nothing until their next hello.

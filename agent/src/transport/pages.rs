@@ -36,6 +36,8 @@ const WRITE: Duration = Duration::from_secs(60);
 
 /// Connections that pages are shown on at a time, at most.
 const CONNECTIONS: usize = 64;
+/// As many more are the operator's alone.
+const OPERATOR: usize = 4;
 /// A listener that cannot accept tries again after so long.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -166,11 +168,16 @@ async fn accept(
 pub(super) struct Shown {
     router: Router,
     places: Semaphore,
+    operator: Semaphore,
 }
 
 impl Shown {
     pub(super) fn new(pages: Arc<Pages>) -> Self {
-        Self { router: router(pages), places: Semaphore::new(CONNECTIONS) }
+        Self {
+            router: router(pages),
+            places: Semaphore::new(CONNECTIONS),
+            operator: Semaphore::new(OPERATOR),
+        }
     }
 
     /// Serves one connection.
@@ -178,7 +185,9 @@ impl Shown {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Ok(_place) = self.places.try_acquire() else {
+        let is_operator = caller.as_ref().is_some_and(|who| who.role == Role::Operator);
+        let own = is_operator.then(|| self.operator.try_acquire().ok()).flatten();
+        let Some(_place) = own.or_else(|| self.places.try_acquire().ok()) else {
             let caller = caller.as_ref().map(tracing::field::display);
             return tracing::warn!(
                 caller,
@@ -239,8 +248,13 @@ mod tests {
             kept.push((here, tokio::spawn(serve)));
             tokio::task::yield_now().await;
         }
-        shown.serve(tokio::io::duplex(64).1, None).await;
-        assert!(kept.iter().all(|(_, served)| !served.is_finished()), "it came last, so it goes");
+        let (_here, there) = tokio::io::duplex(64);
+        assert!(timeout(HEAD / 2, shown.serve(there, None)).await.is_ok(), "it came last, so it goes");
+        assert!(kept.iter().all(|(_, served)| !served.is_finished()));
+        let operator = Identity { deployment: "d/m".into(), role: Role::Operator, worker: None };
+        let (_here, there) = tokio::io::duplex(64);
+        let served = timeout(Duration::from_millis(50), shown.serve(there, Some(operator))).await;
+        assert!(served.is_err(), "there is always a place for the operator");
         let (here, served) = kept.remove(0);
         drop(here);
         served.await.unwrap();

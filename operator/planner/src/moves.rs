@@ -61,8 +61,8 @@ pub struct NextTable {
     pub rows: Vec<Replica>,
     /// What changes in it, in order. Fractions may change without a move.
     pub moves: Vec<Move>,
-    /// What is planned and finds no free slot. If nothing drains, nothing of it will ever come: the plan needs more
-    /// slots.
+    /// What is planned and finds no free slot. If nothing joins or drains either, nothing of it will ever come: the plan
+    /// needs more slots.
     pub blocked: Vec<Held>,
     /// The plan is carried out: what is planned takes tokens, and nothing else is held.
     pub is_settled: bool,
@@ -74,29 +74,30 @@ pub fn next_table(now: &Situation<'_>, plan: &Plan) -> NextTable {
         plan.units.iter().flat_map(|u| u.holders.iter().map(|h| ((u.unit, h.worker), h.fraction))).collect();
     let mut rows: BTreeMap<Held, Replica> = now.rows.iter().map(|r| ((r.unit, r.worker), *r)).collect();
     let mut next = NextTable::default();
-    let before = Serving::of(rows.values(), now);
+    let segments = planned.keys().map(|(unit, _)| unit.slice.hi).max().unwrap_or(0);
+    let before = Serving::of(rows.values(), now, segments);
 
-    rows.retain(|held, row| {
-        let leaves = if !now.slots.contains_key(&held.1) {
-            Some(Move::Drop(*held))
-        } else if row.state == ReplicaState::Draining && now.emptied.contains(held) {
-            Some(Move::Release(*held))
-        } else {
-            None
-        };
-        next.moves.extend(leaves);
-        leaves.is_none()
+    rows.retain(|held, _| {
+        let stays = now.slots.contains_key(&held.1);
+        if !stays {
+            next.moves.push(Move::Drop(*held));
+        }
+        stays
     });
+    let mut gone = vec![];
     for (held, row) in &mut rows {
         let (is_planned, is_loaded) = (planned.contains_key(held), now.loaded.contains(held));
+        let is_covered = before.is_covered(held.0);
         let to = match row.state {
             ReplicaState::Active if !is_planned && before.is_replaced(held.0, &planned) => Move::Drain(*held),
-            ReplicaState::Active if !is_loaded && before.is_covered(held.0) => Move::Reload(*held),
+            ReplicaState::Active if is_planned && !is_loaded && is_covered => Move::Reload(*held),
             // It took nothing yet: nothing has to be waited for but its load.
             ReplicaState::Joining if !is_planned => Move::Drain(*held),
             ReplicaState::Joining if is_loaded => Move::Activate(*held),
-            ReplicaState::Draining if is_planned && is_loaded => Move::Activate(*held),
+            // Also if who was to take its place was lost meanwhile.
+            ReplicaState::Draining if is_loaded && (is_planned || !is_covered) => Move::Activate(*held),
             ReplicaState::Draining if is_planned => Move::Join(*held),
+            ReplicaState::Draining if now.emptied.contains(held) => Move::Release(*held),
             _ => continue,
         };
         row.state = match to {
@@ -104,9 +105,16 @@ pub fn next_table(now: &Situation<'_>, plan: &Plan) -> NextTable {
             Move::Activate(_) => ReplicaState::Active,
             _ => ReplicaState::Joining,
         };
+        if matches!(to, Move::Release(_)) {
+            gone.push(*held);
+        }
         next.moves.push(to);
     }
-    join(&mut rows, &planned, now, &mut next);
+    for held in gone {
+        rows.remove(&held);
+    }
+    join(&mut rows, &planned, &before, now, &mut next);
+    make_room(&mut rows, &planned, &before, &mut next);
     share(&mut rows, &planned);
     next.moves.sort_unstable();
     let is_active = |row: &Replica| row.state == ReplicaState::Active;
@@ -115,10 +123,11 @@ pub fn next_table(now: &Situation<'_>, plan: &Plan) -> NextTable {
     next
 }
 
-/// What is planned and not there begins to load, where there is a slot.
+/// What is planned and not there begins to load, where there is a slot: first what nobody serves.
 fn join(
     rows: &mut BTreeMap<Held, Replica>,
     planned: &BTreeMap<Held, f64>,
+    before: &Serving,
     now: &Situation<'_>,
     next: &mut NextTable,
 ) {
@@ -128,9 +137,11 @@ fn join(
             *slots = slots.saturating_sub(1);
         }
     }
-    for &held in planned.keys() {
-        let Some(slots) = free.get_mut(&held.1).filter(|_| !rows.contains_key(&held)) else { continue };
+    let mut due: Vec<Held> = planned.keys().filter(|held| !rows.contains_key(held)).copied().collect();
+    due.sort_by_key(|held| before.is_covered(held.0));
+    for held in due {
         let (unit, worker) = held;
+        let Some(slots) = free.get_mut(&worker) else { continue };
         if *slots == 0 {
             next.blocked.push(held);
             continue;
@@ -141,34 +152,74 @@ fn join(
     }
 }
 
-/// The planned fractions, where one who has any serves; else whoever serves goes on as before.
-fn share(rows: &mut BTreeMap<Held, Replica>, planned: &BTreeMap<Held, f64>) {
-    let share = |held: &Held| planned.get(held).copied().unwrap_or(0.0) as f32;
-    let shared: BTreeSet<Unit> = rows
-        .iter()
-        .filter(|(held, row)| row.state == ReplicaState::Active && share(held) > 0.0)
-        .map(|(held, _)| held.0)
-        .collect();
-    for (held, row) in rows {
-        if shared.contains(&held.0) || row.state == ReplicaState::Joining {
-            row.fraction = share(held);
-        } else if row.state == ReplicaState::Active && row.fraction == 0.0 {
-            row.fraction = 1.0;
-        }
+/// Workers that are full may wait for each other in a ring. One row that others can serve for leaves then, though not
+/// all of its replicas are where they should be.
+fn make_room(
+    rows: &mut BTreeMap<Held, Replica>,
+    planned: &BTreeMap<Held, f64>,
+    before: &Serving,
+    next: &mut NextTable,
+) {
+    let is_moving = !next.moves.is_empty() || rows.values().any(|r| r.state != ReplicaState::Active);
+    if is_moving || next.blocked.is_empty() {
+        return;
+    }
+    let full: BTreeSet<WorkerId> = next.blocked.iter().map(|(_, worker)| *worker).collect();
+    let can_go = |held: &Held| {
+        full.contains(&held.1) && !planned.contains_key(held) && before.without(*held).is_covered(held.0)
+    };
+    if let Some((held, row)) = rows.iter_mut().find(|(held, _)| can_go(held)) {
+        row.state = ReplicaState::Draining;
+        next.moves.push(Move::Drain(*held));
     }
 }
 
-/// The rows that take tokens and have their weights.
-struct Serving(BTreeSet<Held>);
+/// The planned fractions. What falls to holders that do not serve yet is taken by those that are to leave.
+fn share(rows: &mut BTreeMap<Held, Replica>, planned: &BTreeMap<Held, f64>) {
+    let share = |held: &Held| planned.get(held).copied();
+    let mut missing: BTreeMap<Unit, f64> = BTreeMap::new();
+    for (held, fraction) in planned {
+        if rows.get(held).is_none_or(|r| r.state != ReplicaState::Active) {
+            *missing.entry(held.0).or_default() += fraction;
+        }
+    }
+    let mut leaving: BTreeMap<Unit, usize> = BTreeMap::new();
+    let mut shared: BTreeMap<Unit, f64> = BTreeMap::new();
+    for (held, _) in rows.iter().filter(|(_, r)| r.state == ReplicaState::Active) {
+        match share(held) {
+            Some(fraction) => *shared.entry(held.0).or_default() += fraction,
+            None => *leaving.entry(held.0).or_default() += 1,
+        }
+    }
+    for (held, row) in rows {
+        let of_missing = missing.get(&held.0).copied().unwrap_or(0.0);
+        let fraction = match (share(held), row.state) {
+            // Nobody who is planned serves: all alike.
+            (_, ReplicaState::Active) if shared.get(&held.0).copied().unwrap_or(0.0) + of_missing == 0.0 => {
+                1.0
+            }
+            (None, ReplicaState::Active) => of_missing / leaving.get(&held.0).copied().unwrap_or(1) as f64,
+            (planned, _) => planned.unwrap_or(0.0),
+        };
+        row.fraction = fraction as f32;
+    }
+}
+
+/// The rows that take tokens and have their weights, and the segments of an expert.
+struct Serving(BTreeSet<Held>, u8);
 
 impl Serving {
-    fn of<'a>(rows: impl Iterator<Item = &'a Replica>, now: &Situation<'_>) -> Self {
+    fn of<'a>(rows: impl Iterator<Item = &'a Replica>, now: &Situation<'_>, segments: u8) -> Self {
         let serves = |r: &&Replica| {
             r.state == ReplicaState::Active
                 && now.slots.contains_key(&r.worker)
                 && now.loaded.contains(&(r.unit, r.worker))
         };
-        Self(rows.filter(serves).map(|r| (r.unit, r.worker)).collect())
+        Self(rows.filter(serves).map(|r| (r.unit, r.worker)).collect(), segments)
+    }
+
+    fn without(&self, held: Held) -> Self {
+        Self(self.0.iter().filter(|other| **other != held).copied().collect(), self.1)
     }
 
     /// Whether all that is planned for a unit's expert serves, so that what is not planned can go.
@@ -182,17 +233,17 @@ impl Serving {
         }) && any
     }
 
-    /// Whether every part of a unit is served.
+    /// Whether a unit's expert is served whole: a token goes to equal slices of it.
     fn is_covered(&self, unit: Unit) -> bool {
-        let mut at = unit.slice.lo;
-        while at < unit.slice.hi {
-            let mut of_expert = self.0.range(first_of(unit)..).take_while(of_expert_of(unit));
-            let Some((over, _)) = of_expert.find(|(u, _)| u.slice.lo <= at && at < u.slice.hi) else {
-                return false;
-            };
-            at = over.slice.hi;
-        }
-        true
+        let of_expert =
+            || self.0.range(first_of(unit)..).take_while(of_expert_of(unit)).map(|(u, _)| u.slice);
+        of_expert().filter(|s| s.lo == 0).any(|first| {
+            let mut at = 0;
+            while of_expert().any(|s| s.lo == at && s.hi == at + first.hi) {
+                at += first.hi;
+            }
+            at == self.1
+        })
     }
 }
 

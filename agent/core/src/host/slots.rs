@@ -189,13 +189,13 @@ impl Host {
         counts
     }
 
-    /// Per block: whether all that the placement wants here is loaded.
-    pub fn blocks_loaded(&self) -> Vec<bool> {
-        let mut loaded = vec![true; self.placement.len()];
+    /// Per block: what the placement wants here and is not loaded.
+    pub fn missing(&self) -> Vec<Vec<Unit>> {
+        let mut missing = vec![vec![]; self.placement.len()];
         let loading = self.held.iter().flatten().filter(|h| h.state == HeldState::Loading).map(|h| &h.unit);
         for unit in loading.chain(&self.wanted).chain(self.failed.iter().map(|(_, unit)| unit)) {
-            loaded[unit.block as usize] = false;
+            missing[unit.block as usize].push(*unit);
         }
-        loaded
+        missing
     }
 }

@@ -235,9 +235,8 @@ impl Rank {
             if let Some(worker) = self.routing.only_holder(block, expert)
                 && let Some(peer) = net.find(worker)
                 && let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_reached && d.stalled.is_empty())
-                && let Some(row) = d.row(common, token, src)
+                && d.put(common, (token, src), (expert, slice, back))
             {
-                d.put(TokenItem { row, expert, slice, back });
                 self.pool.ask(group, k as u8, 1);
                 let part = (at + k) * self.shape.segments as usize;
                 self.asked_of[part] = peer as u32;
@@ -476,7 +475,8 @@ impl Rank {
             return None;
         }
         *told = Some((progress, blocked));
-        self.unsaid |= blocked;
+        // To others something else may still have to be said: what all have been told is not this.
+        self.unsaid |= blocked || progress != self.published[class as usize];
         d.order += 1;
         let progress = if plant::is(Plant::MarkTooHigh) { progress.saturating_add(1) } else { progress };
         Some(Mark {
@@ -597,28 +597,36 @@ impl Rank {
 }
 
 impl Dest {
-    /// The row of the open batch that a token's input travels in: the last one, or a new one. None without a credit.
+    /// Adds an item to the open batch. Its token's input travels in the batch's last row, or in a new one. False without
+    /// a credit.
     #[inline]
-    fn row(&mut self, common: Common, token: u32, src: u32) -> Option<u32> {
-        let same = self.open == Some(common);
-        let batch = self.outbox.last_mut().filter(|_| same);
-        if let Some(b) = batch.as_ref().filter(|_| self.tail == Some(token)) {
-            return Some(b.rows.len() as u32 - 1);
+    fn put(
+        &mut self,
+        common: Common,
+        (token, src): (u32, u32),
+        (expert, slice, back): (u16, Slice, ReturnTo),
+    ) -> bool {
+        let is_new = self.open != Some(common) || self.outbox.is_empty();
+        if is_new || self.tail != Some(token) {
+            let Some(dst) = self.credit.pop() else { return false };
+            if is_new {
+                self.begin(common);
+            }
+            self.tail = Some(token);
+            self.lend(dst);
+            if let Some(batch) = self.outbox.last_mut() {
+                batch.rows.push(RowMove { src, dst });
+            }
         }
-        let dst = self.credit.pop()?;
-        let batch = match batch {
-            Some(b) => b,
-            None => self.begin(common),
-        };
-        batch.rows.push(RowMove { src, dst });
-        let row = batch.rows.len() as u32 - 1;
-        self.tail = Some(token);
-        self.lend(dst);
-        Some(row)
+        if let Some(batch) = self.outbox.last_mut() {
+            let row = batch.rows.len() as u32 - 1;
+            batch.items.push(TokenItem { row, expert, slice, back });
+        }
+        true
     }
 
     #[cold]
-    fn begin(&mut self, common: Common) -> &mut TokenBatch {
+    fn begin(&mut self, common: Common) {
         let Common { class, block, generation, progress } = common;
         self.open = Some(common);
         self.outbox.push(TokenBatch {
@@ -632,8 +640,6 @@ impl Dest {
             items: Vec::with_capacity(self.usual.1),
             mark: None,
         });
-        let last = self.outbox.len() - 1;
-        &mut self.outbox[last]
     }
 
     fn lend(&mut self, row: u32) {
@@ -656,20 +662,10 @@ impl Dest {
         (was != LandingRow::Free).then_some(was)
     }
 
-    /// Adds an item to the batch that its row is in.
-    #[inline]
-    fn put(&mut self, item: TokenItem) {
-        if let Some(batch) = self.outbox.last_mut() {
-            batch.items.push(item);
-        }
-    }
-
-    /// Adds an item with its row. False without a credit.
+    /// Adds an item. False without a credit.
     fn ask(&mut self, a: &Ask, generation: u64, src: u32) -> bool {
         let common = Common { class: a.class, block: a.block, generation, progress: a.progress };
-        let Some(row) = self.row(common, a.token, src) else { return false };
-        self.put(TokenItem { row, expert: a.expert, slice: a.slice, back: a.back });
-        true
+        self.put(common, (a.token, src), (a.expert, a.slice, a.back))
     }
 }
 

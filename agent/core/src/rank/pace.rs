@@ -127,7 +127,7 @@ impl Rank {
         let pace = &mut self.dests[peer].pace;
         let (own, siblings) = (pace.times.value(), siblings.unwrap_or(Nanos::MAX / LATE));
         pace.fresh = 0;
-        pace.bound = longest.map_or(Nanos::MAX, |t| t.saturating_mul(LATE));
+        pace.bound = longest.map_or(0, |t| t.saturating_mul(LATE));
         let scale = match own {
             _ if own > LATE * siblings => 0.0,
             _ if own > EVEN * siblings => siblings as f32 / own as f32,
@@ -187,7 +187,10 @@ impl Rank {
                 self.dests[peer].pace.late = now + (bound - away);
                 continue;
             }
-            self.dests[peer].pace.late = Nanos::MAX;
+            // As long as no sibling has returned anything there is nothing to compare with.
+            let again = bound.is_none() && self.routing.siblings(worker).next().is_some();
+            let soon = now + LATE_CYCLES * self.cycle.value();
+            self.dests[peer].pace.late = if again { soon } else { Nanos::MAX };
             if bound.is_some() {
                 self.dests[peer].pace.probe = Some(now + every);
                 self.next_probe = self.next_probe.min(now + every);

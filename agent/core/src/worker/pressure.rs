@@ -1,25 +1,25 @@
 //! What a worker reports of itself.
 
 use super::Worker;
-use crate::ids::Nanos;
+use crate::ids::{Nanos, Unit};
 use crate::placement::PlacementSlice;
 use crate::pressure::{Pressure, QueuePressure, TableReport};
 use std::sync::Arc;
 
-/// The slices of a placement, block by block, and whether all of a block is loaded.
+/// The slices of a placement, and what is missing of them, both block by block.
 fn tables<'a>(
     by_block: impl Iterator<Item = Option<&'a Arc<PlacementSlice>>>,
-    loaded: impl Iterator<Item = bool>,
+    missing: impl IntoIterator<Item = Vec<Unit>>,
 ) -> Vec<TableReport> {
     let mut all: Vec<TableReport> = vec![];
-    for (block, (slice, loaded)) in (0..).zip(by_block.zip(loaded)) {
+    for (block, (slice, missing)) in (0..).zip(by_block.zip(missing)) {
         let Some(slice) = slice else { continue };
         match all.last_mut().filter(|last| last.blocks.end == block && last.generation == slice.generation) {
             Some(last) if slice.blocks.contains(&last.blocks.start) => {
                 last.blocks.end = block + 1;
-                last.loaded &= loaded;
+                last.missing.extend(missing);
             }
-            _ => all.push(TableReport { blocks: block..block + 1, generation: slice.generation, loaded }),
+            _ => all.push(TableReport { blocks: block..block + 1, generation: slice.generation, missing }),
         }
     }
     all
@@ -60,8 +60,8 @@ impl Worker {
             p.slots = h.slot_counts();
         }
         p.tables = match (&self.host, &self.rank) {
-            (Some(h), _) => tables(h.placement.iter().map(Option::as_ref), h.blocks_loaded().into_iter()),
-            (None, Some(r)) => tables(r.routing.own_tables(), std::iter::repeat(true)),
+            (Some(h), _) => tables(h.placement.iter().map(Option::as_ref), h.missing()),
+            (None, Some(r)) => tables(r.routing.own_tables(), std::iter::repeat_with(Vec::new)),
             (None, None) => vec![],
         };
         p

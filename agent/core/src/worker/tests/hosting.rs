@@ -98,10 +98,8 @@ fn it_loads_what_the_placement_names_here_and_is_ready_when_all_of_it_is() {
     let asked_again = loads(&b.handle(Event::Tick));
     assert_eq!(asked_again.iter().map(|a| a.1).collect::<Vec<_>>(), [unit(1, 2)]);
     assert_eq!((slots(&b), b.worker.is_ready()), ((1, 1), false));
-    let loaded = |b: &Bench| -> Vec<_> {
-        b.worker.pressure(b.now).tables.into_iter().map(|t| (t.blocks, t.generation, t.loaded)).collect()
-    };
-    assert_eq!(loaded(&b), [(0..2, 1, false)]);
+    let report = TableReport { blocks: 0..2, generation: 1, missing: vec![unit(1, 2)] };
+    assert_eq!(b.worker.pressure(b.now).tables, [report]);
     load(&mut b, asked_again[0].0, unit(1, 2), true);
     assert_eq!((slots(&b), b.worker.is_ready()), ((2, 0), true));
     load(&mut b, asked[0].0, asked[0].1, false);
@@ -143,7 +141,7 @@ fn an_older_placement_changes_nothing_and_a_newer_one_frees_what_it_no_longer_na
     assert_eq!(slots(&b), (2, 0));
     let some = PlacementSlice { blocks: 1..9, generation: 4, replicas: vec![held(ME, unit(0, 2))] };
     assert_eq!(frees(&b.handle(Event::Placement(Arc::new(some)))), [unit(1, 1)], "its own blocks only");
-    let report = |blocks, generation| TableReport { blocks, generation, loaded: true };
+    let report = |blocks, generation| TableReport { blocks, generation, missing: vec![] };
     assert_eq!(b.worker.pressure(b.now).tables, [report(0..1, 3), report(1..2, 4)]);
     assert!(b.worker.is_ready());
 }
