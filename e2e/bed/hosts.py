@@ -89,9 +89,4 @@ def _end(namespace: str) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            try:
-                # Ours would stay as zombies; others' parents wait for them.
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
         time.sleep(0.05)
