@@ -1,6 +1,6 @@
 //! The definitions as files.
 
-use crate::MoEDeployment;
+use crate::{ExpertPlacement, MoEAutoscalingPolicy, MoEDeployment, RoleScaler};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -11,7 +11,7 @@ pub const GROUP: &str = "sluice.dev";
 
 /// The definitions of every kind.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![MoEDeployment::crd()]
+    vec![MoEDeployment::crd(), ExpertPlacement::crd(), RoleScaler::crd(), MoEAutoscalingPolicy::crd()]
 }
 
 /// The name of a definition's file, as controller-gen would have it: `GROUP_PLURAL.yaml`.
@@ -24,13 +24,18 @@ pub fn file_name(crd: &CustomResourceDefinition) -> String {
 /// # Errors
 /// Never for a definition of [`all`]; the serializer may refuse another.
 pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(&sorted(crd))
+}
+
+/// A definition whose every list and map has one order.
+pub(crate) fn sorted(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut crd = crd.clone();
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
             sort(schema);
         }
     }
-    serde_saphyr::to_string(&crd)
+    crd
 }
 
 /// Sorts what comes in the order of a JSON map: that order depends on which features another crate of the same build

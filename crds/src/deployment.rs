@@ -1,6 +1,9 @@
 //! A model, served.
 
-use crate::{AttentionRole, ExpertRole, Gateway, HybridRole, MoEDeploymentStatus, Model, Placement};
+use crate::{
+    AttentionRole, ExpertRole, Gateway, HybridRole, ImagePullPolicy, MoEDeploymentStatus, Model, Placement,
+    UpdateStrategy,
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,13 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Layout", type_ = "string", json_path = ".status.layout"),
     printcolumn(name = "Workers", type_ = "integer", json_path = ".status.workers.ready"),
     printcolumn(name = "Gateways", type_ = "integer", json_path = ".status.gateways.ready"),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".spec.model.source.huggingFace.repository",
+        priority = 1
+    ),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.agentImage", priority = 1),
     printcolumn(name = "Generation", type_ = "integer", json_path = ".status.placementGeneration", priority = 1),
     printcolumn(
         name = "Reason",
@@ -50,7 +60,8 @@ use serde::{Deserialize, Serialize};
 pub struct MoEDeploymentSpec {
     /// Which model.
     pub model: Model,
-    /// Whether the same workers run attention and experts.
+    /// Whether the same workers run attention and experts (`Hybrid`) or not (`Disaggregated`). `Auto` goes by the roles
+    /// that are given: disaggregated with attention and experts, otherwise hybrid.
     #[serde(default)]
     pub layout: Layout,
     /// Pods that run attention, where the layout is disaggregated.
@@ -59,7 +70,7 @@ pub struct MoEDeploymentSpec {
     /// Pods that hold experts, where the layout is disaggregated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertRole>,
-    /// Pods that do both, where the layout is hybrid.
+    /// Pods that do both, where the layout is hybrid. Without any role, one such pod with the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hybrid: Option<HybridRole>,
     /// How experts are laid over the workers.
@@ -73,6 +84,12 @@ pub struct MoEDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
+    /// When nodes pull it: if they lack it, at every start, or never.
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+    /// How running workers are exchanged for others.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategy,
 }
 
 /// Whether the same workers run attention and experts.

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
         .message("pins are for the policy Pinned, which needs at least one")
 )]
 pub struct Placement {
-    /// Who decides.
+    /// Who decides. `Balanced`: the operator, as if all experts were equal. `LoadAware`: the operator, by measured load.
+    /// `Pinned`: `pins`, and the operator for what they do not name.
     #[serde(default)]
     pub policy: PlacementPolicy,
     /// Replicas every expert has.
@@ -36,6 +37,11 @@ pub struct Placement {
     #[serde(default = "one")]
     #[schemars(extend("enum" = [1, 2, 4, 8]))]
     pub slices: i32,
+    /// What is placed stays as long as the busiest worker's step is at most this much longer than a new placement's, in
+    /// percent.
+    #[serde(default = "five")]
+    #[schemars(range(min = 0, max = 100))]
+    pub tolerance_percent: i32,
     /// The node label whose values replicas of one expert are spread over.
     #[serde(default = "hostname")]
     #[schemars(length(min = 1, max = 317))]
@@ -48,6 +54,10 @@ pub struct Placement {
 
 fn one() -> i32 {
     1
+}
+
+fn five() -> i32 {
+    5
 }
 
 fn eight() -> i32 {
@@ -66,6 +76,7 @@ impl Default for Placement {
             max_replicas: eight(),
             segments: eight(),
             slices: one(),
+            tolerance_percent: five(),
             spread_key: hostname(),
             pins: Vec::new(),
         }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Scheduler {
-    /// The policy.
+    /// What runs next. `Frontier`: complete batches first, then the least advanced. `Defrag`: by tokens here and ahead.
+    /// `Mtfs`: most tokens first. `Flfs`: first layer first. `Sync`: a barrier after every step, the baseline.
     pub policy: SchedulerPolicy,
     /// `Frontier`: an incomplete queue may run if at least this part of the step, in percent, need not be paid again
     /// when the rest comes.

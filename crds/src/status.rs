@@ -1,6 +1,7 @@
 //! What the operator says of a deployment.
 
 use crate::Layout;
+use crate::schemas::{LABEL, conditions};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ pub struct MoEDeploymentStatus {
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Progressing`, `Degraded` and others, with reasons.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
     /// The layout in force.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,10 +33,45 @@ pub struct MoEDeploymentStatus {
     /// What the agents report, in sum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pressure: Option<PressureSummary>,
-    /// The image that workers and gateways run.
+    /// The image that new workers and gateways run. It stays when the operator is upgraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub agent_image: Option<String>,
+    /// The sets of workers that give the same bits: one, and during a change of what decides bits the one before.
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub cohorts: Vec<Cohort>,
+}
+
+/// All workers of one numerics id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cohort {
+    /// The operator's name for it, as in ExpertPlacements and RoleScalers.
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
+    pub name: String,
+    /// The numerics id as its workers report it: the hash of all that decides bits. None until the first of them does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub numerics_id: Option<String>,
+    /// The image of its workers.
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: String,
+    /// Whether requests go to it: `Starting` (not yet), `Serving`, or `Draining` (no new ones).
+    pub state: CohortState,
+    /// Its workers.
+    #[serde(default)]
+    pub workers: Counts,
+}
+
+/// Whether requests go to a cohort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CohortState {
+    /// Not yet.
+    Starting,
+    /// They do.
+    Serving,
+    /// No new ones.
+    Draining,
 }
 
 /// How many there should be and how many serve.

@@ -22,11 +22,21 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Print the reference of the API (Markdown).
+    Api {
+        /// Write it to this file instead.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crds { out } => crds(out.as_deref()),
+        Command::Api { out } => match out {
+            None => print(&sluice_crds::reference()),
+            Some(path) => write(&path, &sluice_crds::reference()),
+        },
     }
 }
 
@@ -40,10 +50,18 @@ fn crds(out: Option<&Path>) -> anyhow::Result<()> {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("cannot make the directory {}", dir.display()))?;
                 let path = dir.join(sluice_crds::file_name(&crd));
-                fs::write(&path, yaml).with_context(|| format!("cannot write {}", path.display()))?;
+                write(&path, &yaml)?;
             }
         }
     }
+    print(&text)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to the standard output"),

@@ -1,15 +1,16 @@
-//! The command that prints the definitions.
+//! The commands that print the definitions and their reference.
 
 use std::fs;
 use std::process::Command;
 
+fn run(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn prints_and_writes_the_committed_definitions() {
-    let run = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator")).args(args).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/yaml/sluice.dev_moedeployments.yaml");
     let committed = fs::read_to_string(committed).unwrap();
     assert!(run(&["crds"]).contains(&format!("---\n{committed}")));
@@ -17,6 +18,16 @@ fn prints_and_writes_the_committed_definitions() {
     let dir = concat!(env!("CARGO_TARGET_TMPDIR"), "/crds/new");
     assert_eq!(run(&["crds", "--out", dir]), "");
     assert_eq!(fs::read_to_string(format!("{dir}/sluice.dev_moedeployments.yaml")).unwrap(), committed);
+}
+
+#[test]
+fn prints_and_writes_the_committed_reference() {
+    let committed = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md")).unwrap();
+    assert_eq!(run(&["api"]), committed);
+
+    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/api.md");
+    assert_eq!(run(&["api", "--out", file]), "");
+    assert_eq!(fs::read_to_string(file).unwrap(), committed);
 }
 
 #[test]

@@ -1,57 +1,30 @@
-//! The CEL rules, run as the API server runs them: on the object with its defaults.
+//! The rules of MoEDeployments.
 
-use kube::CustomResourceExt;
-use kube::core::cel::Validator;
+use crate::support::{Changes, Kind};
 use serde_json::{Value, json};
 use sluice_crds::{Layout, MoEDeployment, MoEDeploymentSpec, Placement, SchedulerPolicy};
+use std::sync::LazyLock;
 
-fn schema() -> Value {
-    let version = MoEDeployment::crd().spec.versions.remove(0);
-    serde_json::to_value(version.schema.and_then(|schema| schema.open_api_v3_schema))
-        .expect("a schema is JSON")
+fn kind() -> &'static Kind {
+    static KIND: LazyLock<Kind> = LazyLock::new(|| {
+        Kind::new::<MoEDeployment>(json!({
+            "metadata": { "name": "qwen" },
+            "spec": { "model": { "source": { "huggingFace": { "repository": "Qwen/Qwen3-30B-A3B" } } } },
+        }))
+    });
+    &KIND
 }
 
-fn minimal() -> Value {
-    json!({
-        "apiVersion": "sluice.dev/v1alpha1",
-        "kind": "MoEDeployment",
-        "metadata": { "name": "qwen" },
-        "spec": { "model": { "source": { "huggingFace": { "repository": "Qwen/Qwen3-30B-A3B" } } } },
-    })
+fn with(changes: Changes) -> Value {
+    kind().with(changes)
 }
 
-/// The minimal object with other values at some pointers; `null` removes.
-fn with(changes: &[(&str, Value)]) -> Value {
-    let mut object = minimal();
-    for (pointer, value) in changes {
-        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
-        let mut at = &mut object;
-        for step in parent.split('/').skip(1) {
-            at = &mut at[step];
-        }
-        if value.is_null() {
-            at.as_object_mut().expect("an object").remove(key);
-        } else {
-            at[key] = value.clone();
-        }
-    }
-    object
+fn refused(changes: Changes, message: &str) {
+    kind().refused(changes, message);
 }
 
-fn messages(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let found = Validator::new().validate_with_defaults(&schema(), object, old);
-    found
-        .err()
-        .map_or_else(Vec::new, |errors| errors.into_vec().into_iter().map(|error| error.message).collect())
-}
-
-fn refused(changes: &[(&str, Value)], message: &str) {
-    let found = messages(&with(changes), None);
-    assert!(found.iter().any(|found| found.contains(message)), "{changes:?}: {found:?}");
-}
-
-fn accepted(changes: &[(&str, Value)]) {
-    assert_eq!(messages(&with(changes), None), Vec::<String>::new(), "{changes:?}");
+fn accepted(changes: Changes) {
+    kind().accepted(changes);
 }
 
 #[test]
@@ -115,18 +88,6 @@ fn placement_is_consistent() {
 }
 
 #[test]
-fn tolerations_are_those_of_kubernetes() {
-    let toleration = |value: Value| [("/spec/hybrid", json!({ "pod": { "tolerations": [value] } }))];
-    accepted(&toleration(json!({ "operator": "Exists" })));
-    accepted(&toleration(json!({ "key": "gpu", "value": "yes" })));
-    refused(
-        &toleration(json!({ "key": "gpu", "operator": "Exists", "value": "yes" })),
-        "value is for the operator",
-    );
-    refused(&toleration(json!({ "value": "yes" })), "needs a key");
-}
-
-#[test]
 fn names_leave_room_for_those_of_pods() {
     accepted(&[("/metadata/name", json!("n".repeat(40)))]);
     refused(&[("/metadata/name", json!("n".repeat(41)))], "must not exceed 40 characters");
@@ -134,41 +95,39 @@ fn names_leave_room_for_those_of_pods() {
 
 #[test]
 fn what_decides_bits_is_immutable() {
-    let token = json!({ "name": "hub" });
-    type Changes<'a> = &'a [(&'a str, Value)];
-    let cases: &[(&str, Changes, &str)] = &[
-        ("repository", &[("/spec/model/source/huggingFace/repository", json!("a/b"))], "source is immutable"),
-        ("revision", &[("/spec/model/source/huggingFace/revision", json!("v2"))], "source is immutable"),
+    let fixed: &[(Changes, &str)] = &[
+        (&[("/spec/model/source/huggingFace/repository", json!("a/b"))], "source is immutable"),
+        (&[("/spec/model/source/huggingFace/revision", json!("v2"))], "source is immutable"),
         (
-            "kind of source",
             &[
                 ("/spec/model/source/huggingFace", Value::Null),
                 ("/spec/model/source/hostPath", json!({ "path": "/models" })),
             ],
             "source is immutable",
         ),
-        ("dtype", &[("/spec/model/dtype", json!("F32"))], "dtype is immutable"),
-        ("segments", &[("/spec/placement", json!({ "segments": 4 }))], "segments is immutable"),
-        ("token", &[("/spec/model/source/huggingFace/tokenSecret", token)], ""),
-        ("slices", &[("/spec/placement", json!({ "slices": 8 }))], ""),
-        ("image", &[("/spec/image", json!("sluice:2"))], ""),
+        (&[("/spec/model/dtype", json!("F32"))], "dtype is immutable"),
+        (&[("/spec/placement", json!({ "segments": 4 }))], "segments is immutable"),
     ];
-    // The stored object has its defaults.
-    let old = kube::core::cel::apply_defaults(&schema(), &minimal());
-    for (what, changes, message) in cases {
-        let found = messages(&with(changes), Some(&old));
-        if message.is_empty() {
-            assert_eq!(found, Vec::<String>::new(), "{what}");
-        } else {
-            assert!(found.iter().any(|found| found.contains(message)), "{what}: {found:?}");
-        }
+    for (changes, message) in fixed {
+        kind().may_not_become(&[], changes, message);
+    }
+    let free: &[Changes] = &[
+        &[("/spec/model/source/huggingFace/tokenSecret", json!({ "name": "hub" }))],
+        &[("/spec/model/source/huggingFace/endpoint", json!("http://mirror:8080/hub"))],
+        &[("/spec/model/source/huggingFace/cache", json!({ "hostPath": { "path": "/cache" } }))],
+        &[("/spec/model/servedName", json!("qwen3"))],
+        &[("/spec/placement", json!({ "slices": 8 }))],
+        &[("/spec/image", json!("sluice:2"))],
+    ];
+    for changes in free {
+        kind().may_become(&[], changes);
     }
 }
 
 #[test]
 fn other_sources_are_immutable_too() {
-    let source = |source: Value| with(&[("/spec/model/source", source)]);
-    let cases = [
+    let source = |source: &Value| [("/spec/model/source", source.clone())];
+    for (old, new, fine) in [
         (json!({ "hostPath": { "path": "/a" } }), json!({ "hostPath": { "path": "/b" } }), false),
         (
             json!({ "persistentVolumeClaim": { "claimName": "a" } }),
@@ -186,26 +145,91 @@ fn other_sources_are_immutable_too() {
             json!({ "image": { "reference": "a", "pullPolicy": "Always" } }),
             true,
         ),
-    ];
-    for (old, new, fine) in cases {
-        let old = kube::core::cel::apply_defaults(&schema(), &source(old));
-        let found = messages(&source(new.clone()), Some(&old));
-        assert_eq!(found.is_empty(), fine, "{new}: {found:?}");
+    ] {
+        let (old, new) = (source(&old), source(&new));
+        if fine {
+            kind().may_become(&old, &new);
+        } else {
+            kind().may_not_become(&old, &new, "source is immutable");
+        }
     }
+}
+
+#[test]
+fn paths_stay_within() {
+    let source = |value: Value| [("/spec/model/source", value)];
+    for path in ["a/../b", "..", "../a", "a/.."] {
+        let message = "must not contain '..'";
+        refused(&source(json!({ "hostPath": { "path": format!("/{path}") } })), message);
+        refused(&source(json!({ "image": { "reference": "a", "path": path } })), message);
+        refused(&source(json!({ "persistentVolumeClaim": { "claimName": "a", "path": path } })), message);
+    }
+    accepted(&source(json!({ "hostPath": { "path": "/a/..b/c../.d" } })));
+    accepted(&source(json!({ "image": { "reference": "a", "path": "a/..b" } })));
+    accepted(&source(json!({ "persistentVolumeClaim": { "claimName": "a", "path": "...a" } })));
+}
+
+#[test]
+fn the_hub_is_named_and_cached_in_one_place() {
+    let hub = |key: &str, value: Value| {
+        let mut source = json!({ "repository": "a/b" });
+        source[key] = value;
+        [("/spec/model/source/huggingFace", source)]
+    };
+    accepted(&hub("endpoint", json!("https://hub.example.com/mirror")));
+    refused(&hub("endpoint", json!("hub.example.com")), "does not match");
+    refused(&hub("repository", json!("b")), "does not match");
+    accepted(&hub("revision", json!("refs/pr/3")));
+    refused(&hub("revision", json!("-x")), "does not match");
+    let (path, claim) = (json!({ "path": "/cache" }), json!({ "claimName": "cache" }));
+    let message = "exactly one of hostPath and persistentVolumeClaim";
+    accepted(&hub("cache", json!({ "hostPath": path })));
+    accepted(&hub("cache", json!({ "persistentVolumeClaim": claim })));
+    refused(&hub("cache", json!({})), message);
+    refused(&hub("cache", json!({ "hostPath": path, "persistentVolumeClaim": claim })), message);
+}
+
+#[test]
+fn the_service_has_what_its_type_has() {
+    let service = |value: Value| [("/spec/gateway", json!({ "service": value }))];
+    accepted(&service(json!({ "type": "NodePort", "nodePort": 30080 })));
+    accepted(&service(json!({ "type": "LoadBalancer", "nodePort": 30080, "loadBalancerClass": "a.b/c" })));
+    refused(&service(json!({ "nodePort": 30080 })), "nodePort is for the types NodePort and LoadBalancer");
+    refused(
+        &service(json!({ "type": "NodePort", "loadBalancerClass": "a.b/c" })),
+        "loadBalancerClass is for the type LoadBalancer",
+    );
+    refused(&service(json!({ "type": "ExternalName" })), "is none of");
+    refused(&service(json!({ "annotations": { "sluice.dev/a": "b" } })), "are the operator's own");
+}
+
+#[test]
+fn limits_fit_each_other() {
+    let limits = |value: Value| [("/spec/gateway", json!({ "limits": value }))];
+    accepted(&limits(json!({ "choices": 8, "waitingSequences": 8 })));
+    refused(&limits(json!({ "waitingSequences": 8 })), "choices must not exceed waitingSequences");
+    refused(&[("/spec/gateway", json!({ "replicas": 0 }))], "is less than 1");
+}
+
+#[test]
+fn at_most_one_more_pod_at_a_time() {
+    let surge = |surge: i32| [("/spec/updateStrategy", json!({ "maxSurge": surge }))];
+    accepted(&surge(1));
+    refused(&surge(2), "is more than 1");
 }
 
 /// What the API server fills in is what the types fill in.
 #[test]
 fn defaults_of_schema_and_types_agree() {
-    let served = kube::core::cel::apply_defaults(&schema(), &minimal());
-    let by_server: MoEDeployment = serde_json::from_value(served).expect("an object with its defaults");
-    let by_types: MoEDeployment = serde_json::from_value(minimal()).expect("an object without them");
+    let by_server: MoEDeployment =
+        serde_json::from_value(kind().stored(&[])).expect("an object with its defaults");
+    let by_types: MoEDeployment = serde_json::from_value(with(&[])).expect("an object without them");
     assert_eq!(by_server, by_types);
     assert_eq!(by_types.spec.placement, Placement::default());
     let roles = [("/spec/attention", json!({})), ("/spec/experts", json!({ "scheduler": {} }))];
     let by_types: MoEDeployment = serde_json::from_value(with(&roles)).expect("roles without values");
-    let served = kube::core::cel::apply_defaults(&schema(), &with(&roles));
-    let by_server: MoEDeployment = serde_json::from_value(served).expect("roles with their defaults");
+    let by_server: MoEDeployment =
+        serde_json::from_value(kind().stored(&roles)).expect("roles with their defaults");
     assert_eq!(by_server, by_types);
     assert_eq!(by_types.spec.attention.map(|role| role.scheduler.policy), Some(SchedulerPolicy::Frontier));
 }
@@ -228,37 +252,5 @@ fn unknown_fields_are_errors_to_us() {
     for pointer in ["/spec/replicas", "/spec/model/path", "/spec/placement"] {
         let object = with(&[(pointer, json!({ "nonsense": 1 }))]);
         assert!(serde_json::from_value::<MoEDeployment>(object).is_err(), "{pointer}");
-    }
-}
-
-#[test]
-fn samples_are_valid() {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("samples");
-    let mut count = 0;
-    for entry in std::fs::read_dir(dir).expect("samples") {
-        let path = entry.expect("a file").path();
-        let text = std::fs::read_to_string(&path).expect("text");
-        let typed: MoEDeployment =
-            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let raw: Value = serde_saphyr::from_str(&text).expect("YAML");
-        assert_eq!(messages(&raw, None), Vec::<String>::new(), "{}", path.display());
-        // Nothing written in the sample is lost on the way through the types.
-        let back = serde_json::to_value(&typed).expect("JSON");
-        contains(&back, &raw, &path.display().to_string());
-        count += 1;
-    }
-    assert!(count >= 3, "{count} samples found");
-}
-
-fn contains(whole: &Value, part: &Value, at: &str) {
-    match part {
-        Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| contains(&whole[key], value, &format!("{at}.{key}")));
-        }
-        Value::Array(items) => {
-            assert_eq!(whole.as_array().map(Vec::len), Some(items.len()), "{at}");
-            items.iter().enumerate().for_each(|(i, item)| contains(&whole[i], item, &format!("{at}[{i}]")));
-        }
-        _ => assert_eq!(whole, part, "{at}"),
     }
 }

@@ -23,3 +23,12 @@ fn the_yaml_is_up_to_date() {
         "crds/yaml is not what the types say: run `cargo run -p sluice-operator -- crds --out crds/yaml`"
     );
 }
+
+#[test]
+fn the_reference_is_up_to_date() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
+    assert!(
+        fs::read_to_string(file).unwrap_or_default() == sluice_crds::reference(),
+        "docs/api.md is not what the types say: run `cargo run -p sluice-operator -- api --out docs/api.md`"
+    );
+}
