@@ -4,9 +4,9 @@ use std::fs;
 use std::process::Command;
 
 fn run(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator")).args(args).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-operator")).args(args).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("it prints text")
 }
 
 #[test]
