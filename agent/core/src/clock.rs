@@ -33,8 +33,8 @@ impl Clock {
         }
     }
 
-    /// Admits `rows` tokens at block 0: at the smallest multiple of the number of blocks not below what the rank
-    /// has published, or, when it was idle, what it has heard.
+    /// Admits `rows` tokens at block 0: at the smallest multiple of the number of blocks not below what the rank has
+    /// published, nor where it joins the others. An idle rank joins them at once, where they are.
     pub fn admit(&mut self, rows: u32) -> Progress {
         let own = self.next_pass(self.said);
         match self.total {

@@ -13,16 +13,14 @@ pub(crate) struct Cycle {
     initial: Nanos,
     last_start: Option<Nanos>,
     gaps: Median<KEPT>,
-    /// The last steps, in a ring, and which of them is the oldest.
-    steps: [Nanos; KEPT],
-    oldest: usize,
+    steps: Median<KEPT>,
     value: Nanos,
 }
 
 impl Cycle {
     pub fn new(initial: Nanos) -> Self {
         let initial = initial.max(LEAST_CYCLE);
-        Self { initial, last_start: None, gaps: Median::new(), steps: [0; KEPT], oldest: 0, value: initial }
+        Self { initial, last_start: None, gaps: Median::new(), steps: Median::new(), value: initial }
     }
 
     pub fn started(&mut self, now: Nanos) {
@@ -33,13 +31,11 @@ impl Cycle {
 
     pub fn finished(&mut self, now: Nanos) {
         let Some(start) = self.last_start else { return };
-        self.steps[self.oldest] = now.saturating_sub(start);
-        self.oldest = (self.oldest + 1) % KEPT;
+        self.steps.push(now.saturating_sub(start));
         self.value = if self.gaps.len() < ENOUGH {
             self.initial
         } else {
-            let longest = self.steps.iter().fold(0, |longest, step| longest.max(*step));
-            self.gaps.value().max(longest).max(LEAST_CYCLE)
+            self.gaps.value().max(self.steps.largest()).max(LEAST_CYCLE)
         };
     }
 

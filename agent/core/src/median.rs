@@ -44,6 +44,11 @@ impl<const KEPT: usize> Median<KEPT> {
     }
 
     /// 0 when there is none.
+    pub const fn largest(&self) -> Nanos {
+        self.sorted[self.len.saturating_sub(1)]
+    }
+
+    /// 0 when there is none.
     pub const fn value(&self) -> Nanos {
         self.sorted[self.len / 2]
     }
@@ -75,7 +80,7 @@ mod tests {
             m.push(v);
             let mut last = all[all.len().saturating_sub(5)..].to_vec();
             last.sort_unstable();
-            assert_eq!(m.value(), last[last.len() / 2]);
+            assert_eq!((m.value(), m.largest()), (last[last.len() / 2], last[last.len() - 1]));
         }
     }
 }

@@ -77,18 +77,11 @@ pub fn next_table(now: &Situation<'_>, plan: &Plan) -> NextTable {
     let segments = planned.keys().map(|(unit, _)| unit.slice.hi).max().unwrap_or(0);
     let before = Serving::of(rows.values(), now, segments);
 
-    rows.retain(|held, _| {
-        let stays = now.slots.contains_key(&held.1);
-        if !stays {
-            next.moves.push(Move::Drop(*held));
-        }
-        stays
-    });
-    let mut gone = vec![];
-    for (held, row) in &mut rows {
+    rows.retain(|held, row| {
         let (is_planned, is_loaded) = (planned.contains_key(held), now.loaded.contains(held));
         let is_covered = before.is_covered(held.0);
         let to = match row.state {
+            _ if !now.slots.contains_key(&held.1) => Move::Drop(*held),
             ReplicaState::Active if !is_planned && before.is_replaced(held.0, &planned) => Move::Drain(*held),
             ReplicaState::Active if is_planned && !is_loaded && is_covered => Move::Reload(*held),
             // It took nothing yet: nothing has to be waited for but its load.
@@ -98,21 +91,16 @@ pub fn next_table(now: &Situation<'_>, plan: &Plan) -> NextTable {
             ReplicaState::Draining if is_loaded && (is_planned || !is_covered) => Move::Activate(*held),
             ReplicaState::Draining if is_planned => Move::Join(*held),
             ReplicaState::Draining if now.emptied.contains(held) => Move::Release(*held),
-            _ => continue,
+            _ => return true,
         };
         row.state = match to {
             Move::Drain(_) => ReplicaState::Draining,
             Move::Activate(_) => ReplicaState::Active,
             _ => ReplicaState::Joining,
         };
-        if matches!(to, Move::Release(_)) {
-            gone.push(*held);
-        }
         next.moves.push(to);
-    }
-    for held in gone {
-        rows.remove(&held);
-    }
+        !matches!(to, Move::Drop(_) | Move::Release(_))
+    });
     join(&mut rows, &planned, &before, now, &mut next);
     make_room(&mut rows, &planned, &before, &mut next);
     share(&mut rows, &planned);
@@ -166,7 +154,9 @@ fn make_room(
     }
     let full: BTreeSet<WorkerId> = next.blocked.iter().map(|(_, worker)| *worker).collect();
     let can_go = |held: &Held| {
-        full.contains(&held.1) && !planned.contains_key(held) && before.without(*held).is_covered(held.0)
+        full.contains(&held.1)
+            && !planned.contains_key(held)
+            && before.is_covered_without(held.0, Some(*held))
     };
     if let Some((held, row)) = rows.iter_mut().find(|(held, _)| can_go(held)) {
         row.state = ReplicaState::Draining;
@@ -176,30 +166,26 @@ fn make_room(
 
 /// The planned fractions. What falls to holders that do not serve yet is taken by those that are to leave.
 fn share(rows: &mut BTreeMap<Held, Replica>, planned: &BTreeMap<Held, f64>) {
-    let share = |held: &Held| planned.get(held).copied();
-    let mut missing: BTreeMap<Unit, f64> = BTreeMap::new();
+    let (mut total, mut missing) = (BTreeMap::<Unit, f64>::new(), BTreeMap::<Unit, f64>::new());
     for (held, fraction) in planned {
+        *total.entry(held.0).or_default() += fraction;
         if rows.get(held).is_none_or(|r| r.state != ReplicaState::Active) {
             *missing.entry(held.0).or_default() += fraction;
         }
     }
-    let mut leaving: BTreeMap<Unit, usize> = BTreeMap::new();
-    let mut shared: BTreeMap<Unit, f64> = BTreeMap::new();
-    for (held, _) in rows.iter().filter(|(_, r)| r.state == ReplicaState::Active) {
-        match share(held) {
-            Some(fraction) => *shared.entry(held.0).or_default() += fraction,
-            None => *leaving.entry(held.0).or_default() += 1,
+    let mut leaving: BTreeMap<Unit, f64> = BTreeMap::new();
+    for (held, row) in rows.iter() {
+        if row.state == ReplicaState::Active && !planned.contains_key(held) {
+            *leaving.entry(held.0).or_default() += 1.0;
         }
     }
+    let of = |sums: &BTreeMap<Unit, f64>, unit: Unit| sums.get(&unit).copied().unwrap_or(0.0);
     for (held, row) in rows {
-        let of_missing = missing.get(&held.0).copied().unwrap_or(0.0);
-        let fraction = match (share(held), row.state) {
-            // Nobody who is planned serves: all alike.
-            (_, ReplicaState::Active) if shared.get(&held.0).copied().unwrap_or(0.0) + of_missing == 0.0 => {
-                1.0
-            }
-            (None, ReplicaState::Active) => of_missing / leaving.get(&held.0).copied().unwrap_or(1) as f64,
-            (planned, _) => planned.unwrap_or(0.0),
+        let fraction = match (planned.get(held), row.state) {
+            // Nobody has any: all alike.
+            (_, ReplicaState::Active) if of(&total, held.0) == 0.0 => 1.0,
+            (None, ReplicaState::Active) => of(&missing, held.0) / of(&leaving, held.0),
+            (planned, _) => planned.copied().unwrap_or(0.0),
         };
         row.fraction = fraction as f32;
     }
@@ -218,25 +204,23 @@ impl Serving {
         Self(rows.filter(serves).map(|r| (r.unit, r.worker)).collect(), segments)
     }
 
-    fn without(&self, held: Held) -> Self {
-        Self(self.0.iter().filter(|other| **other != held).copied().collect(), self.1)
-    }
-
     /// Whether all that is planned for a unit's expert serves, so that what is not planned can go.
     fn is_replaced(&self, unit: Unit, planned: &BTreeMap<Held, f64>) -> bool {
-        let mut of_expert =
-            planned.range(first_of(unit)..).map(|(held, _)| held).take_while(of_expert_of(unit));
-        let mut any = false;
-        of_expert.all(|held| {
-            any = true;
-            self.0.contains(held)
-        }) && any
+        let of_expert = planned.range(first_of(unit)..).map(|(held, _)| held).take_while(of_expert_of(unit));
+        let mut of_expert = of_expert.peekable();
+        of_expert.peek().is_some() && of_expert.all(|held| self.0.contains(held))
     }
 
     /// Whether a unit's expert is served whole: a token goes to equal slices of it.
     fn is_covered(&self, unit: Unit) -> bool {
-        let of_expert =
-            || self.0.range(first_of(unit)..).take_while(of_expert_of(unit)).map(|(u, _)| u.slice);
+        self.is_covered_without(unit, None)
+    }
+
+    fn is_covered_without(&self, unit: Unit, but: Option<Held>) -> bool {
+        let of_expert = || {
+            let rows = self.0.range(first_of(unit)..).take_while(of_expert_of(unit));
+            rows.filter(|held| Some(**held) != but).map(|(u, _)| u.slice)
+        };
         of_expert().filter(|s| s.lo == 0).any(|first| {
             let mut at = 0;
             while of_expert().any(|s| s.lo == at && s.hi == at + first.hi) {

@@ -169,11 +169,15 @@ impl Host {
         out.push(Action::FreeSlot { slot: h.slot, unit: h.unit });
     }
 
+    /// What the placement wants here and is not loaded.
+    fn not_loaded(&self) -> impl Iterator<Item = &Unit> {
+        let loading = self.held.iter().flatten().filter(|h| h.state == HeldState::Loading).map(|h| &h.unit);
+        self.wanted.iter().chain(self.failed.iter().map(|(_, unit)| unit)).chain(loading)
+    }
+
     /// Whether all that the placement wants here is loaded.
     pub fn is_ready(&self) -> bool {
-        self.wanted.is_empty()
-            && self.failed.is_empty()
-            && self.held.iter().flatten().all(|h| h.state != HeldState::Loading)
+        self.not_loaded().next().is_none()
     }
 
     /// What the slots hold.
@@ -189,11 +193,10 @@ impl Host {
         counts
     }
 
-    /// Per block: what the placement wants here and is not loaded.
+    /// By block: what the placement wants here and is not loaded.
     pub fn missing(&self) -> Vec<Vec<Unit>> {
         let mut missing = vec![vec![]; self.placement.len()];
-        let loading = self.held.iter().flatten().filter(|h| h.state == HeldState::Loading).map(|h| &h.unit);
-        for unit in loading.chain(&self.wanted).chain(self.failed.iter().map(|(_, unit)| unit)) {
+        for unit in self.not_loaded() {
             missing[unit.block as usize].push(*unit);
         }
         missing
