@@ -97,11 +97,15 @@ impl World {
             Opening::Resume => {}
         }
         let Some(end) = &mut self.link(gateway, rank).rank else { return };
+        let before = end.talk.connection;
         let connected = end.talk.connect(connection, has);
         end.lease.renew(now);
         match connected {
             Ok(()) => {
                 let has = end.talk.has();
+                if let Some(before) = before {
+                    self.close_at_rank(gateway, rank, before);
+                }
                 self.answer(gateway, rank, connection, Answer::Opened(has));
                 self.give_to_gateway(gateway, rank);
             }
@@ -210,6 +214,15 @@ impl World {
         self.heap.push(at, Ev::Broke { gateway, rank, connection, end: End::Rank });
     }
 
+    /// A rank leaves a connection, of which the gateway hears: its session is over, or came over another one. That may be
+    /// an older one, whose opening was long under way, and which the gateway has given up; it dials once more then.
+    fn close_at_rank(&mut self, gateway: usize, rank: usize, connection: u32) {
+        let (now, at) = (self.now, self.now + self.hop());
+        self.link(gateway, rank).close(connection, now);
+        let (gateway, rank) = (gateway as u32, rank as u32);
+        self.heap.push(at, Ev::Broke { gateway, rank, connection, end: End::Gateway });
+    }
+
     /// An end hears nothing any more, and closes the connection.
     pub(super) fn silent(&mut self, gateway: usize, rank: usize, connection: u32, end: End) {
         let (now, at) = (self.now, self.now + self.hop());
@@ -314,10 +327,7 @@ impl World {
                 let connection = link.rank.as_ref().and_then(|r| r.talk.connection);
                 self.end_session(gateway, rank);
                 if let Some(connection) = connection {
-                    let (now, at) = (self.now, self.now + self.hop());
-                    self.link(gateway, rank).close(connection, now);
-                    let (gateway, rank) = (gateway as u32, rank as u32);
-                    self.heap.push(at, Ev::Broke { gateway, rank, connection, end: End::Gateway });
+                    self.close_at_rank(gateway, rank, connection);
                 }
             }
             _ => {}
