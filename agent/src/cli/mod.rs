@@ -27,7 +27,7 @@ pub use inspect::InspectArgs;
 pub use node::{GatewayArgs, PlanArgs, WorkerArgs};
 pub use options::{
     EngineOptions, FrontOptions, GatewayOptions, GenerateOptions, InspectOptions, KvSize, ModelSource,
-    NodeOptions, PlanOptions, ServeOptions, TraceOptions, WorkerOptions,
+    NodeOptions, PlacementOptions, PlanOptions, ServeOptions, TraceOptions, WorkerOptions,
 };
 pub use serve::ServeArgs;
 pub use values::{BackendChoice, IsaChoice, Layout, Schedulers, Switch};

@@ -10,7 +10,7 @@ use sluice_wire::WIRE;
 use super::Invalid;
 use super::engine::{EngineArgs, LayoutArgs, ModelArgs, check_slices};
 use super::front::{FrontArgs, ProcessArgs};
-use super::options::{GatewayOptions, NodeOptions, PlanOptions, WorkerOptions};
+use super::options::{GatewayOptions, NodeOptions, PlacementOptions, PlanOptions, WorkerOptions};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -41,9 +41,21 @@ pub struct NodeArgs {
     /// The deployment: who belongs to another is not talked to.
     #[arg(long, env = "SLUICE_DEPLOYMENT", default_value = "default/sluice", value_name = "NAMESPACE/NAME")]
     pub deployment: String,
-    /// The placement table: workers, and who holds which expert (YAML; see `sluice-agent plan`). Watched.
+    /// The placement table: workers, and who holds which expert (YAML; see `sluice-agent plan`). Watched. In a pod it is
+    /// --placement instead.
     #[arg(long, env = "SLUICE_TABLE", value_name = "FILE")]
-    pub table: PathBuf,
+    pub table: Option<PathBuf>,
+    /// The MoEDeployment whose ExpertPlacements are the placement table, in the namespace of --deployment. They are
+    /// watched through the API server of the pod's service account, or of KUBECONFIG. Until they name this process, it
+    /// waits.
+    #[arg(long, env = "SLUICE_PLACEMENT", value_name = "NAME")]
+    pub placement: Option<String>,
+    /// With --placement: the cohort that this worker is of. A gateway without it serves all cohorts.
+    #[arg(long, env = "SLUICE_COHORT", value_name = "NAME")]
+    pub cohort: Option<String>,
+    /// With --placement: where the last table is kept. A process that starts while the API server is away begins with it.
+    #[arg(long, env = "SLUICE_PLACEMENT_CACHE", value_name = "FILE")]
+    pub placement_cache: Option<PathBuf>,
     /// A directory with tls.crt, tls.key and ca.crt for mutual TLS between the processes, read again when they change.
     /// The certificate names spiffe://sluice/ns/NAMESPACE/moe/NAME/role/ROLE/worker/NAME (gateways: .../role/gateway).
     /// `off` for none: anybody who reaches the ports can then read and change what is served.
@@ -68,7 +80,8 @@ pub struct NodeArgs {
 }
 
 impl NodeArgs {
-    fn check(&self) -> Result<NodeOptions, Invalid> {
+    /// `needs_cohort`: it is a worker.
+    fn check(&self, needs_cohort: bool) -> Result<NodeOptions, Invalid> {
         let parts: Vec<&str> = self.deployment.split('/').collect();
         if parts.len() != 2 || parts.iter().any(|p| p.is_empty()) {
             return Err(Invalid(format!(
@@ -84,12 +97,59 @@ impl NodeArgs {
         Ok(NodeOptions {
             name: self.name.clone(),
             deployment: self.deployment.clone(),
-            table: self.table.clone(),
+            placement: self.placement(parts[0], needs_cohort)?,
             tls: (self.tls.as_os_str() != "off").then(|| self.tls.clone()),
             wire: WireVersions { max: self.wire_max, ..WIRE },
             sockets: self.peer_sockets.clone(),
         })
     }
+
+    fn placement(&self, namespace: &str, needs_cohort: bool) -> Result<PlacementOptions, Invalid> {
+        let invalid = |why: &str| Err(Invalid(why.into()));
+        let name = match (&self.table, &self.placement) {
+            (Some(_), Some(_)) => {
+                return invalid(
+                    "--table and --placement (or SLUICE_TABLE and SLUICE_PLACEMENT) are both given: the placement comes \
+                     from a file or from the API server, so leave one out",
+                );
+            }
+            (None, None) => {
+                return invalid(
+                    "neither --table nor --placement is given: say where the placement comes from, --table FILE or, in a \
+                     cluster, --placement NAME of the MoEDeployment",
+                );
+            }
+            (Some(_), None) if self.cohort.is_some() || self.placement_cache.is_some() => {
+                return invalid("--cohort and --placement-cache go with --placement, not with --table");
+            }
+            (Some(file), None) => return Ok(PlacementOptions::File(file.clone())),
+            (None, Some(name)) => name,
+        };
+        if needs_cohort && self.cohort.is_none() {
+            return invalid(
+                "--placement needs --cohort: a worker is of one cohort, and serves with no other",
+            );
+        }
+        for (flag, value) in [("--placement", Some(name)), ("--cohort", self.cohort.as_ref())] {
+            if let Some(value) = value.filter(|v| !is_label(v)) {
+                return invalid(&format!(
+                    "{flag} {value:?}: names have small letters, digits and dashes, 63 at most"
+                ));
+            }
+        }
+        Ok(PlacementOptions::Watched {
+            namespace: namespace.into(),
+            name: name.clone(),
+            cohort: self.cohort.clone(),
+            cache: self.placement_cache.clone(),
+        })
+    }
+}
+
+/// Whether it may be a label's value, and selects nothing else.
+fn is_label(value: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    (1..=63).contains(&value.len()) && value.chars().all(is_plain)
 }
 
 /// The flags of `attention`, `experts` and `hybrid`.
@@ -139,7 +199,7 @@ impl WorkerArgs {
     /// What is wrong and what to do.
     pub fn check(&self, role: Role) -> Result<WorkerOptions, Invalid> {
         Ok(WorkerOptions {
-            node: self.node.check()?,
+            node: self.node.check(true)?,
             role,
             model: self.model.source(),
             engine: self.engine.check(&LayoutArgs::ALONE)?,
@@ -177,7 +237,7 @@ impl GatewayArgs {
     /// What is wrong and what to do.
     pub fn check(&self) -> Result<GatewayOptions, Invalid> {
         let (front, traces) = self.front.check()?;
-        let (node, model, peer_listen) = (self.node.check()?, self.model.source(), self.peer_listen);
+        let (node, model, peer_listen) = (self.node.check(false)?, self.model.source(), self.peer_listen);
         Ok(GatewayOptions { node, model, peer_listen, front, traces })
     }
 }

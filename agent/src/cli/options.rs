@@ -1,7 +1,7 @@
 //! What the flags amount to, checked: plain data for the run time and the gateway.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sluice_core::hello::{Role, WireVersions};
@@ -145,6 +145,34 @@ pub struct ServeOptions {
     pub traces: TraceOptions,
 }
 
+/// Where the placement table comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlacementOptions {
+    /// A file.
+    File(PathBuf),
+    /// The ExpertPlacements of a MoEDeployment.
+    Watched {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The cohort of the workers that count; `None`: all of them.
+        cohort: Option<String>,
+        /// Where the last table is kept; `None`: nowhere.
+        cache: Option<PathBuf>,
+    },
+}
+
+impl PlacementOptions {
+    /// The file that has the table, or its copy.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Watched { cache, .. } => cache.as_deref(),
+        }
+    }
+}
+
 /// A process of a deployment of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeOptions {
@@ -152,8 +180,8 @@ pub struct NodeOptions {
     pub name: String,
     /// `NAMESPACE/NAME` of the deployment.
     pub deployment: String,
-    /// The placement table.
-    pub table: PathBuf,
+    /// Where the placement table comes from.
+    pub placement: PlacementOptions,
     /// The directory of the certificates; `None`: no TLS.
     pub tls: Option<PathBuf>,
     /// The versions of the wire that it speaks.

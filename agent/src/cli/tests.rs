@@ -129,6 +129,37 @@ fn a_process_may_hold_an_older_version_of_the_wire() {
 }
 
 #[test]
+fn the_placement_comes_from_one_place() {
+    let node = |line: &str| match parse_words(&format!("{line} --name n --tls off")).unwrap().command {
+        Command::Gateway(args) => args.check().map(|o| o.node.placement),
+        Command::Experts(args) => args.check(Role::Experts).map(|o| o.node.placement),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(node("experts --table t").unwrap(), PlacementOptions::File("t".into()));
+    let watched = node("experts --deployment ns/m --placement m --cohort c1 --placement-cache /c/t.yaml");
+    let expected = PlacementOptions::Watched {
+        namespace: "ns".into(),
+        name: "m".into(),
+        cohort: Some("c1".into()),
+        cache: Some("/c/t.yaml".into()),
+    };
+    assert_eq!(watched.unwrap(), expected);
+    assert!(node("gateway --placement m").is_ok(), "a gateway serves all cohorts");
+    for (line, said) in [
+        ("experts", "neither --table nor --placement is given"),
+        ("gateway --table t --placement m", "leave one out"),
+        ("experts --placement m", "--placement needs --cohort"),
+        ("gateway --table t --cohort c1", "go with --placement"),
+        ("gateway --table t --placement-cache f", "go with --placement"),
+        ("gateway --placement a,b=c", "small letters, digits and dashes"),
+        ("gateway --placement m --cohort C", "--cohort \"C\""),
+    ] {
+        let message = node(line).expect_err(line).0;
+        assert!(message.contains(said), "{line}: {message}");
+    }
+}
+
+#[test]
 fn the_file_gives_defaults_and_flags_win() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sluice.toml");
@@ -161,7 +192,8 @@ fn the_file_gives_what_is_required_too() {
     std::fs::write(&path, "name = \"n0\"\ntable = \"t.yaml\"\ntls = \"/tls\"\n").unwrap();
     for role in ["gateway", "attention", "experts", "hybrid"] {
         let node = named(role).unwrap_or_else(|e: CliError| panic!("{role}: {e}"));
-        assert_eq!((node.name.as_str(), node.table), ("n0", "t.yaml".into()), "{role}");
+        let placement = PlacementOptions::File("t.yaml".into());
+        assert_eq!((node.name.as_str(), node.placement), ("n0", placement), "{role}");
         assert_eq!(node.tls, Some("/tls".into()), "{role}");
         assert_eq!(named(&format!("{role} --name n1 --tls off")).unwrap().name, "n1", "{role}");
     }

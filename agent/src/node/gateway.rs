@@ -20,6 +20,7 @@ use super::incarnation::incarnation;
 use super::listen::{bind, bind_if};
 use super::open_model;
 use super::serve::Serving;
+use super::source::Starting;
 use super::worker::security;
 use crate::cli::GatewayOptions;
 use crate::gateway::{Admin, Keys};
@@ -27,7 +28,7 @@ use crate::link::gateway::{DialError, Dialed, GatewaySide, Link, Rank};
 use crate::link::{LinkConfig, Lost};
 use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
-use crate::table::{FileSource, Member, PlacementSource, Table};
+use crate::table::{Member, Table};
 use crate::telemetry::Telemetry;
 use crate::transport::{Connection, Dialer, GreetError, Sockets, listen_for_pages};
 
@@ -47,16 +48,25 @@ pub async fn run_gateway(
     let keys = options.front.api_key_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     let security = Arc::new(security(&options.node, Role::Gateway)?);
     // A gateway has no experts: what is wrong with the units is for workers to say.
-    let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
+    let admin_at = admin.as_ref().map(|(_, at)| *at);
+    let open = options.node.tls.is_none();
+    let starting = Arc::new(Starting::new("waiting for the placement's list of workers"));
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, starting.clone(), open));
+    let mut stop = std::pin::pin!(stop);
+    let source = tokio::select! {
+        source = starting.open(&options.node, false, |table| table.generation > 0) => source?,
+        () = &mut stop => {
+            stop_admin(admin).await?;
+            return Ok(0);
+        }
+    };
     let telemetry = Arc::new(Telemetry::new(0..0)?);
     let pages = Arc::new(Pages {
         telemetry: telemetry.clone(),
         runtime: OnceLock::new(),
         draining: AtomicBool::new(false),
     });
-    let admin_at = admin.as_ref().map(|(_, at)| *at);
-    let open = options.node.tls.is_none();
-    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), open));
+    starting.shows(pages.clone());
     let _peers = peers.map(|(listener, at)| {
         tracing::info!(%at, "pages for who has a certificate of the deployment");
         let shown = pages.clone();
@@ -66,7 +76,6 @@ pub async fn run_gateway(
         Listening(tokio::spawn(listen_for_pages(listener, Arc::clone(&security), deployment, pages)))
     });
     let from = options.model.clone();
-    let mut stop = std::pin::pin!(stop);
     let model = tokio::select! {
         model = tokio::task::spawn_blocking(move || open_model(&from)) => model??,
         () = &mut stop => {

@@ -6,10 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::cli::NodeOptions;
 
 /// The number of this start: the clock's, or the next after the last if the clock was set back since. The last is kept
-/// beside the table, where that can be written; else the clock alone counts.
+/// beside the table or its copy, where that can be written; else the clock alone counts.
 pub(super) fn incarnation(node: &NodeOptions) -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    next(&file(&node.table, &node.name), u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    let clock = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    node.placement.file().map_or(clock, |table| next(&file(table, &node.name), clock))
 }
 
 /// Processes of one host may share a table, and each has a file of its own.

@@ -12,6 +12,7 @@ mod observers;
 mod plan;
 mod ranks;
 mod serve;
+mod source;
 mod text;
 mod worker;
 

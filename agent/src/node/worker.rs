@@ -18,14 +18,15 @@ use super::listen::{bind, bind_if};
 use super::observers::Peers;
 use super::open_model;
 use super::ranks::{Accepting, Side};
+use super::source::Starting;
 use crate::cli::{NodeOptions, WorkerOptions};
 use crate::gateway::Admin;
 use crate::link::LinkConfig;
 use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
-use crate::table::{self, FileSource, PlacementSource, Table};
+use crate::table::{self, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security, Sockets};
+use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security, Sockets, role_name};
 
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;
@@ -59,18 +60,26 @@ pub async fn run_worker(
     let sockets = options.node.sockets.as_deref().map(Sockets::new);
     let local = sockets.map(|sockets| sockets.listen(&options.node.name)).transpose()?;
     let security = Arc::new(security(&options.node, options.role)?);
-    let source: Arc<dyn PlacementSource> = Arc::new(FileSource::open(&options.node.table).await?);
+    let admin_at = admin.as_ref().map(|(_, at)| *at);
+    let open = options.node.tls.is_none();
+    let starting = Arc::new(Starting::new("waiting for the placement to name this worker"));
+    let admin = admin.map(|(listener, _)| AdminTask::start(listener, starting.clone(), open));
+    let mut stop = std::pin::pin!(stop);
+    let source = tokio::select! {
+        source = starting.open(&options.node, true, |t| t.member(&options.node.name).is_some()) => source?,
+        () = &mut stop => {
+            stop_admin(admin).await?;
+            return Ok(());
+        }
+    };
     let table = source.watch();
-    let own = own(&options, &table.borrow())?;
+    let own = own(&options, &*source)?;
     let telemetry = Arc::new(Telemetry::new(own.0..own.0 + 1)?);
     let (name, incarnation) = (options.node.name.as_str(), incarnation(&options.node));
     let pages = Arc::new(WorkerPages::new(telemetry.clone(), (own, name), incarnation, table.clone()));
-    let admin_at = admin.as_ref().map(|(_, at)| *at);
-    let open = options.node.tls.is_none();
-    let admin = admin.map(|(listener, _)| AdminTask::start(listener, pages.clone(), open));
+    starting.shows(pages.clone());
     let observer = Arc::new(Peers { telemetry: telemetry.clone(), worker: own });
 
-    let mut stop = std::pin::pin!(stop);
     let loaded = tokio::select! {
         loaded = load(&options, &source, own, telemetry) => loaded?,
         () = &mut stop => {
@@ -157,17 +166,18 @@ pub(super) fn security(node: &NodeOptions, role: Role) -> Result<Security, NodeE
 }
 
 /// The number that the table has for this process.
-fn own(options: &WorkerOptions, table: &Table) -> Result<WorkerId, NodeError> {
-    let name = &options.node.name;
+fn own(options: &WorkerOptions, source: &dyn PlacementSource) -> Result<WorkerId, NodeError> {
+    let (name, at) = (&options.node.name, source.name());
+    let table = Arc::clone(&source.watch().borrow());
     match table.member(name) {
         Some(m) if m.role == options.role => Ok(m.number),
         Some(m) => Err(NodeError::Table(format!(
-            "the table has {name} as {:?}, and this process is {:?}",
-            m.role, options.role
+            "the placement table {at} has {name} as {}, and this process is {}",
+            role_name(m.role),
+            role_name(options.role)
         ))),
         None => Err(NodeError::Table(format!(
-            "the table {} has no worker {name:?}: add it, or give --name",
-            options.node.table.display()
+            "the placement table {at} has no worker {name:?}: add it, or give --name"
         ))),
     }
 }

@@ -56,11 +56,15 @@ impl FileSource {
     }
 
     fn named<T>(&self, done: Result<T, impl Into<Why>>) -> Result<T, SourceError> {
-        done.map_err(|why| SourceError { at: self.shared.path.display().to_string(), why: why.into() })
+        done.map_err(|why| SourceError { at: self.name(), why: why.into() })
     }
 }
 
 impl PlacementSource for FileSource {
+    fn name(&self) -> String {
+        self.shared.path.display().to_string()
+    }
+
     fn watch(&self) -> watch::Receiver<Arc<Table>> {
         self.shared.current.watch()
     }
@@ -139,7 +143,7 @@ async fn settled(path: &Path) -> Result<String, Why> {
 
 /// In one step: who reads it meanwhile, or after a crash, finds the old one or the new one whole. Under a name of its own
 /// until then: processes may share the file.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.new", rand::random::<u64>()));
     let new = path.with_file_name(name);

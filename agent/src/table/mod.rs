@@ -6,6 +6,7 @@
 mod current;
 mod file;
 mod fits;
+mod kube;
 mod parse;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use sluice_core::ids::{Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
 use tokio::sync::watch;
 
+pub use self::kube::{KubeSource, Scope};
 pub use file::{FileSource, LARGEST};
 pub use fits::{Engine, Misfit};
 pub use parse::{TableError, parse, render};
@@ -194,6 +196,9 @@ pub enum Why {
 
 /// Where tables come from: a file, a push over HTTP, the Kubernetes API.
 pub trait PlacementSource: Debug + Send + Sync {
+    /// Where it has them from, as messages name it behind "the placement table".
+    fn name(&self) -> String;
+
     /// The table as it is, and as it becomes.
     fn watch(&self) -> watch::Receiver<Arc<Table>>;
 
@@ -209,7 +214,12 @@ pub trait PlacementSource: Debug + Send + Sync {
     /// # Errors
     /// Why it is not taken; the one in use stays then.
     fn replace(&self, _text: String) -> Result<(), SourceError> {
-        Err(SourceError { at: "of this process".into(), why: Why::ReadOnly })
+        Err(SourceError { at: self.name(), why: Why::ReadOnly })
+    }
+
+    /// Why the table in use may not be the newest one, if that is so.
+    fn trouble(&self) -> Option<String> {
+        None
     }
 }
 

@@ -63,50 +63,51 @@ pub enum TableError {
     },
 }
 
+/// A table in words: what each source has it as before it is checked.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TableText {
+pub(super) struct TableText {
     #[serde(default)]
-    generation: u64,
+    pub generation: u64,
     #[serde(default)]
-    segments: Option<u8>,
-    workers: Vec<WorkerText>,
+    pub segments: Option<u8>,
+    pub workers: Vec<WorkerText>,
     #[serde(default)]
-    slices: Vec<SliceText>,
+    pub slices: Vec<Arc<SliceText>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WorkerText {
-    number: u32,
-    name: String,
-    role: String,
-    address: String,
+pub(super) struct WorkerText {
+    pub number: u32,
+    pub name: String,
+    pub role: String,
+    pub address: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SliceText {
-    blocks: [u16; 2],
-    generation: u64,
-    units: Vec<UnitText>,
+pub(super) struct SliceText {
+    pub blocks: [u16; 2],
+    pub generation: u64,
+    pub units: Vec<UnitText>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct UnitText {
-    worker: String,
-    block: u16,
-    expert: u16,
-    slice: [u8; 2],
+pub(super) struct UnitText {
+    pub worker: String,
+    pub block: u16,
+    pub expert: u16,
+    pub slice: [u8; 2],
     #[serde(default)]
-    state: StateText,
+    pub state: StateText,
     #[serde(default = "whole")]
-    fraction: f32,
+    pub fraction: f32,
 }
 
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
-enum StateText {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum StateText {
     Joining,
     #[default]
     Active,
@@ -122,7 +123,14 @@ fn whole() -> f32 {
 /// # Errors
 /// What is wrong, and where.
 pub fn parse(text: &str) -> Result<Table, TableError> {
-    let table: TableText = serde_saphyr::from_str(text).map_err(|e| TableError::Form(e.to_string()))?;
+    build(serde_saphyr::from_str(text).map_err(|e| TableError::Form(e.to_string()))?)
+}
+
+/// Makes a table of what is said.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(super) fn build(table: TableText) -> Result<Table, TableError> {
     if let Some(segments) = table.segments.filter(|s| ![1, 2, 4, 8].contains(s)) {
         return Err(TableError::Segments(segments));
     }
@@ -197,9 +205,45 @@ fn slice(
     Ok(PlacementSlice { blocks: s.blocks[0]..s.blocks[1], generation: s.generation, replicas })
 }
 
+impl WorkerText {
+    /// Of a worker of a table.
+    pub fn of(w: &Member) -> Self {
+        Self {
+            number: w.number.0,
+            name: w.name.clone(),
+            role: role_name(w.role).into(),
+            address: w.address.clone(),
+        }
+    }
+}
+
+impl SliceText {
+    /// Of a slice of a table, whose workers have names.
+    pub fn of(s: &PlacementSlice, table: &Table) -> Self {
+        let names: BTreeMap<WorkerId, &str> =
+            table.workers.iter().map(|w| (w.number, w.name.as_str())).collect();
+        let unit = |r: &Replica| UnitText {
+            worker: names.get(&r.worker).copied().unwrap_or_default().into(),
+            block: r.unit.block,
+            expert: r.unit.expert,
+            slice: [r.unit.slice.lo, r.unit.slice.hi],
+            state: match r.state {
+                ReplicaState::Joining => StateText::Joining,
+                ReplicaState::Active => StateText::Active,
+                ReplicaState::Draining => StateText::Draining,
+            },
+            fraction: r.fraction,
+        };
+        Self {
+            blocks: [s.blocks.start, s.blocks.end],
+            generation: s.generation,
+            units: s.replicas.iter().map(unit).collect(),
+        }
+    }
+}
+
 /// Writes a table, one row a line.
 pub fn render(table: &Table) -> String {
-    let name = |n: WorkerId| table.workers.iter().find(|w| w.number == n).map_or("", |w| &w.name);
     let line = |value: serde_json::Value| value.to_string();
     let mut out = format!("generation: {}\n", table.generation);
     if let Some(segments) = table.segments {
@@ -207,31 +251,14 @@ pub fn render(table: &Table) -> String {
     }
     out += if table.workers.is_empty() { "workers: []\n" } else { "workers:\n" };
     for w in &table.workers {
-        let text = WorkerText {
-            number: w.number.0,
-            name: w.name.clone(),
-            role: role_name(w.role).into(),
-            address: w.address.clone(),
-        };
+        let text = WorkerText::of(w);
         out += &format!("- {}\n", line(serde_json::to_value(text).unwrap_or_default()));
     }
     out += if table.slices.is_empty() { "slices: []\n" } else { "slices:\n" };
     for s in &table.slices {
         out += &format!("- blocks: [{}, {}]\n  generation: {}\n", s.blocks.start, s.blocks.end, s.generation);
         out += if s.replicas.is_empty() { "  units: []\n" } else { "  units:\n" };
-        for r in &s.replicas {
-            let text = UnitText {
-                worker: name(r.worker).into(),
-                block: r.unit.block,
-                expert: r.unit.expert,
-                slice: [r.unit.slice.lo, r.unit.slice.hi],
-                state: match r.state {
-                    ReplicaState::Joining => StateText::Joining,
-                    ReplicaState::Active => StateText::Active,
-                    ReplicaState::Draining => StateText::Draining,
-                },
-                fraction: r.fraction,
-            };
+        for text in SliceText::of(s, table).units {
             out += &format!("  - {}\n", line(serde_json::to_value(text).unwrap_or_default()));
         }
     }

@@ -220,6 +220,10 @@ mod tests {
     struct Theirs(watch::Sender<Arc<Table>>);
 
     impl PlacementSource for Theirs {
+        fn name(&self) -> String {
+            "of others".into()
+        }
+
         fn watch(&self) -> watch::Receiver<Arc<Table>> {
             self.0.subscribe()
         }
