@@ -222,7 +222,8 @@ pub struct GatewayArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Where the operator finds /v1/pressure and /v1/placement, with a certificate of the deployment. [default: nowhere]
+    /// Where the operator finds /v1/pressure, that of all workers with it, and /v1/placement, with a certificate of the
+    /// deployment. [default: nowhere]
     #[arg(long, env = "SLUICE_PEER_LISTEN", value_name = "ADDR", help_heading = "Network")]
     pub peer_listen: Option<SocketAddr>,
     /// The front.

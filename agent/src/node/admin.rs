@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_core::config::Shape;
 use sluice_core::ids::WorkerId;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::error::NodeError;
+use super::hearing::Heard;
 use crate::gateway::{Admin, ServeConfig, Silent, Timeouts, admin_router, serve as listen};
 use crate::runtime::Runtime;
 use crate::table::Table;
@@ -74,6 +75,8 @@ pub(super) struct Pages {
     /// Set when the model is loaded.
     pub(super) runtime: OnceLock<Arc<Runtime>>,
     pub(super) draining: AtomicBool,
+    /// What workers of other processes said.
+    pub(super) heard: Arc<Heard>,
 }
 
 impl Pages {
@@ -107,7 +110,12 @@ impl Admin for Pages {
     }
 
     fn pressure(&self) -> serde_json::Value {
-        serde_json::to_value(self.telemetry.pressure(self.front().as_ref())).unwrap_or_default()
+        let page = self.telemetry.pressure(self.front().as_ref());
+        let mut page = serde_json::to_value(page).unwrap_or_default();
+        if let Some(workers) = page["workers"].as_array_mut() {
+            workers.extend(self.heard.shown(Instant::now()));
+        }
+        page
     }
 }
 

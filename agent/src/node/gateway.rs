@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::admin::{AdminTask, Pages, stop_admin};
 use super::error::NodeError;
 use super::front::{gateway, serve_front, served_name};
+use super::hearing::hear;
 use super::incarnation::incarnation;
 use super::listen::{bind, bind_if};
 use super::open_model;
@@ -30,7 +31,7 @@ use crate::runtime::{FrontDoor, RankLink, Told, start_front};
 use crate::sampling::Draw;
 use crate::table::{Member, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Connection, Dialer, GreetError, Sockets, listen_for_pages};
+use crate::transport::{Asker, Connection, Dialer, GreetError, Sockets, listen_for_pages};
 
 /// Serves until `stop` resolves; then what runs may finish within the grace period. Returns how many connections had
 /// to be cut.
@@ -65,15 +66,18 @@ pub async fn run_gateway(
         telemetry: telemetry.clone(),
         runtime: OnceLock::new(),
         draining: AtomicBool::new(false),
+        heard: Arc::default(),
     });
     starting.shows(pages.clone());
+    let asker = Asker::new(Arc::clone(&security), options.node.deployment.clone());
+    let _hearing = Ends(tokio::spawn(hear(Arc::clone(&pages.heard), asker, source.watch())));
     let _peers = peers.map(|(listener, at)| {
         tracing::info!(%at, "pages for who has a certificate of the deployment");
         let shown = pages.clone();
         let pressure = Arc::new(move || Admin::pressure(&*shown));
         let pages = Arc::new(crate::transport::Pages { source: Arc::clone(&source), pressure });
         let deployment = options.node.deployment.clone();
-        Listening(tokio::spawn(listen_for_pages(listener, Arc::clone(&security), deployment, pages)))
+        Ends(tokio::spawn(listen_for_pages(listener, Arc::clone(&security), deployment, pages)))
     });
     let from = options.model.clone();
     let model = tokio::select! {
@@ -116,10 +120,10 @@ pub async fn run_gateway(
     served
 }
 
-/// A listener that ends with the gateway.
-struct Listening(JoinHandle<()>);
+/// A task that ends with the gateway.
+struct Ends(JoinHandle<()>);
 
-impl Drop for Listening {
+impl Drop for Ends {
     fn drop(&mut self) {
         self.0.abort();
     }

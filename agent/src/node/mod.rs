@@ -5,6 +5,7 @@ mod drain;
 mod error;
 mod front;
 mod gateway;
+mod hearing;
 mod incarnation;
 mod listen;
 mod local;

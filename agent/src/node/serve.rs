@@ -49,6 +49,7 @@ pub async fn serve(
         telemetry: telemetry.clone(),
         runtime: OnceLock::new(),
         draining: AtomicBool::new(false),
+        heard: Arc::default(),
     });
     let serving_admin = admin.as_ref().map(|(_, at)| *at);
     // Before the model, so that a supervisor can tell loading from hanging.

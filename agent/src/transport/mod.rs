@@ -7,6 +7,7 @@
 //! Who is taken is decided in `sluice_core::hello`, when a peer is silent for too long in `sluice_core::silence`, what
 //! follows from the loss of one in `sluice_core`'s worker. Here are sockets, tasks and clocks.
 
+mod ask;
 mod beat;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -23,6 +24,7 @@ mod stream;
 mod tls;
 mod turns;
 
+pub use ask::{AskError, Asker, Line};
 pub use greet::{Card, GreetError, Purpose};
 pub use identity::{Identity, IdentityError};
 pub(crate) use identity::{role_name, role_of};

@@ -32,6 +32,8 @@ const AHEAD: usize = 64 << 10;
 
 /// What processes of a deployment speak, for ALPN. Everything else is HTTP.
 const SLUICE: &[u8] = b"sluice";
+/// What pages are asked for with.
+const HTTP: &[u8] = b"http/1.1";
 
 /// A connection of a peer.
 pub(super) struct Accepted {
@@ -112,6 +114,8 @@ pub struct Certificates {
 struct Loaded {
     files: [Vec<u8>; 3],
     client: Arc<ClientConfig>,
+    /// The same, for pages.
+    reader: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
@@ -155,8 +159,27 @@ impl Security {
     /// # Errors
     /// As of [`Self::accept`].
     pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<(Stream, Option<Identity>)> {
+        self.dial(tcp, |loaded| &loaded.client).await
+    }
+
+    /// As [`Self::connect`], of one who asks for pages.
+    ///
+    /// # Errors
+    /// As of [`Self::accept`].
+    pub(super) async fn connect_for_pages(
+        &self,
+        tcp: TcpStream,
+    ) -> std::io::Result<(Stream, Option<Identity>)> {
+        self.dial(tcp, |loaded| &loaded.reader).await
+    }
+
+    async fn dial(
+        &self,
+        tcp: TcpStream,
+        config: impl Fn(&Loaded) -> &Arc<ClientConfig>,
+    ) -> std::io::Result<(Stream, Option<Identity>)> {
         let Self::Tls(c) = self else { return Ok((Stream::Plain(tcp), None)) };
-        let connector = TlsConnector::from(Arc::clone(&c.loaded().client));
+        let connector = TlsConnector::from(Arc::clone(config(&c.loaded())));
         // Names are those of SPIFFE, checked after the handshake; the host's is not looked at.
         let name = ServerName::try_from("sluice").map_err(std::io::Error::other)?;
         let tls = connector.connect(name, buffered(tcp)).await?;
@@ -255,7 +278,7 @@ fn load(dir: &Path, own: &Identity, files: [Vec<u8>; 3]) -> Result<Loaded, TlsEr
         .with_client_cert_verifier(clients)
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(|e| unfit(e.to_string()))?;
-    server.alpn_protocols = vec![SLUICE.into(), b"http/1.1".into()];
+    server.alpn_protocols = vec![SLUICE.into(), HTTP.into()];
     let servers = Arc::new(ByTrustAnchor { roots, provider: Arc::clone(&provider) });
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -265,7 +288,9 @@ fn load(dir: &Path, own: &Identity, files: [Vec<u8>; 3]) -> Result<Loaded, TlsEr
         .with_client_auth_cert(chain, key)
         .map_err(|e| unfit(e.to_string()))?;
     client.alpn_protocols = vec![SLUICE.into()];
-    Ok(Loaded { files, client: Arc::new(client), server: Arc::new(server) })
+    let mut reader = client.clone();
+    reader.alpn_protocols = vec![HTTP.into()];
+    Ok(Loaded { files, client: Arc::new(client), reader: Arc::new(reader), server: Arc::new(server) })
 }
 
 fn check(dir: &Path, certificate: &Identity, own: &Identity) -> Result<(), TlsError> {

@@ -142,8 +142,15 @@ fn a_placement_is_pushed_by_the_operator_alone() {
     assert_eq!(push("g0", &newest).0, 204, "gateways are told too");
     let (status, said) = push("g0", &newer);
     assert!(status == 409 && said.contains("the one in use 3"), "{status} {said}");
-    let (status, pressure) = d.page(&d.client("operator"), "g0", "GET", "/v1/pressure", "");
-    assert!(status == 200 && pressure.contains("\"front\":{"), "{status} {pressure}");
+    let operator = d.client("operator");
+    let pressure = || d.page(&operator, "g0", "GET", "/v1/pressure", "");
+    let (status, page) = pressure();
+    assert!(status == 200 && page.contains("\"front\":{"), "{status} {page}");
+    until("the gateway has heard of all workers", Duration::from_secs(20), || {
+        let page = pressure().1;
+        let hears = |name: &str| page.contains(&format!("\"name\":\"{name}\""));
+        page.contains("\"heard_seconds\":") && hears("a0") && hears("e0")
+    });
     let other = d.directory("other");
     d.authority().leaf(&other, "spiffe://sluice/ns/default/moe/other/role/operator", d.authority());
     d.knock(&other, &d.address("g0"));
