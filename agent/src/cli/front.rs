@@ -63,8 +63,9 @@ pub struct FrontArgs {
         help_heading = "Network"
     )]
     pub listen: SocketAddr,
-    /// A file of API keys, one a line (# begins a comment). Without it no key is asked for.
-    #[arg(long, env = "SLUICE_API_KEY_FILE", value_name = "FILE", help_heading = "Network")]
+    /// A file of API keys, one a line (# begins a comment); or a directory, as a Secret is mounted, whose files have one
+    /// key each. Read again when they change. Without it no key is asked for.
+    #[arg(long, env = "SLUICE_API_KEY_FILE", value_name = "FILE|DIR", help_heading = "Network")]
     pub api_key_file: Option<PathBuf>,
 
     /// Longest request body; larger ones get 413.

@@ -97,7 +97,7 @@ pub struct FrontOptions {
     pub admin_listen: Option<SocketAddr>,
     /// The name clients call the model by; `None`: the directory's name.
     pub served_model_name: Option<String>,
-    /// A file of API keys, one a line; `None`: no key is asked for.
+    /// A file of API keys, one a line, or a directory of files with one each; `None`: no key is asked for.
     pub api_key_file: Option<PathBuf>,
     /// Longest request body, in bytes.
     pub max_body: u64,

@@ -1,15 +1,25 @@
 //! API keys: `Authorization: Bearer KEY`. Only their hashes are kept.
 
-use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, header};
 
 use super::error::ApiError;
 
-/// The keys that are let in; with none, everybody is.
-#[derive(Clone, Default)]
-pub struct Keys {
-    hashes: Vec<blake3::Hash>,
+/// The keys that are let in; with none, everybody is. Clones change together.
+#[derive(Clone)]
+pub struct Keys(Arc<RwLock<Arc<[blake3::Hash]>>>);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::new([""; 0])
+    }
+}
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        self.hashes() == other.hashes()
+    }
 }
 
 /// Who asks. Decides what prefixes it shares.
@@ -18,38 +28,25 @@ pub struct Caller {
     key: Option<blake3::Hash>,
 }
 
-/// A file of keys that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// It cannot be read.
-    #[error("the API keys in {path}, the --api-key-file, cannot be read")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It would let nobody in.
-    #[error("{0} holds no API key: one key a line, lines beginning with # are comments")]
-    None(PathBuf),
-}
-
 impl Keys {
     /// From the keys themselves.
     pub fn new(keys: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        Self { hashes: keys.into_iter().map(|key| blake3::hash(key.as_ref().as_bytes())).collect() }
+        let hashes = keys.into_iter().map(|key| blake3::hash(key.as_ref().as_bytes())).collect();
+        Self(Arc::new(RwLock::new(hashes)))
     }
 
-    /// From a file with one key a line; empty lines and those beginning with `#` are skipped.
-    ///
-    /// # Errors
-    /// The file cannot be read, or holds no key.
-    pub fn read(path: &Path) -> Result<Self, KeysError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
-        let keys =
-            Self::new(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')));
-        if keys.hashes.is_empty() { Err(KeysError::None(path.to_owned())) } else { Ok(keys) }
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.hashes().len()
+    }
+
+    /// Lets in whom `other` does, and nobody else, here and in all clones.
+    pub(super) fn become_those(&self, other: &Self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other.hashes();
+    }
+
+    fn hashes(&self) -> Arc<[blake3::Hash]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whose request this is.
@@ -57,7 +54,8 @@ impl Keys {
     /// # Errors
     /// 401 without a key, or with one that is not known.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        if self.hashes.is_empty() {
+        let hashes = self.hashes();
+        if hashes.is_empty() {
             return Ok(Caller { key: None });
         }
         let missing = || ApiError::key("an API key is needed: send `Authorization: Bearer KEY`");
@@ -68,14 +66,14 @@ impl Keys {
         }
         let hash = blake3::hash(key.trim_ascii());
         // blake3 compares in constant time; all keys are looked at whichever fits.
-        let known = self.hashes.iter().fold(false, |known, one| known | (*one == hash));
+        let known = hashes.iter().fold(false, |known, one| known | (*one == hash));
         if known { Ok(Caller { key: Some(hash) }) } else { Err(ApiError::key("the API key is not known")) }
     }
 }
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keys").field("count", &self.hashes.len()).finish()
+        f.debug_struct("Keys").field("count", &self.count()).finish()
     }
 }
 
@@ -133,17 +131,5 @@ mod tests {
             assert!(salts[i + 1..].iter().all(|b| a != b), "{salts:?}");
         }
         assert_eq!(one.salt(Some("a")), asked(&keys, "Bearer one").unwrap().salt(Some("a")));
-    }
-
-    #[test]
-    fn a_file_of_keys() {
-        let dir = std::env::temp_dir().join(format!("sluice-keys-{}", std::process::id()));
-        std::fs::write(&dir, "# mine\n\nalpha\n beta \n").unwrap();
-        let keys = Keys::read(&dir).unwrap();
-        assert!(asked(&keys, "Bearer beta").is_ok() && asked(&keys, "Bearer # mine").is_err());
-        std::fs::write(&dir, "# none\n").unwrap();
-        assert!(matches!(Keys::read(&dir), Err(KeysError::None(_))));
-        std::fs::remove_file(&dir).unwrap();
-        assert!(matches!(Keys::read(&dir), Err(KeysError::Read { .. })));
     }
 }

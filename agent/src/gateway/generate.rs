@@ -98,6 +98,12 @@ impl Gateway {
         self
     }
 
+    /// Who is let in.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Traces a share (0 to 1) of the requests: their spans have the target [`TRACED`](super::TRACED).
     #[must_use]
     pub fn with_traces(mut self, share: f64) -> Self {

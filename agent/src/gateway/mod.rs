@@ -3,7 +3,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `server`, `sniff`, `admin` | listeners, connections, shutdown |
-//! | `http`, `body`, `auth`, `error` | routes, limits, who asks, what went wrong |
+//! | `http`, `body`, `auth`, `keys`, `error` | routes, limits, who asks, what went wrong |
 //! | `chat`, `completions`, `tokenize`, `models` | one endpoint each |
 //! | `params`, `structured`, `tools` | what a request may say |
 //! | `work`, `generate`, `output`, `choice`, `stops`, `logprobs`, `answer`, `sse` | from a prompt to what the client is shown |
@@ -21,6 +21,7 @@ mod engine;
 mod error;
 mod generate;
 mod http;
+mod keys;
 mod logprobs;
 mod models;
 mod observe;
@@ -39,12 +40,13 @@ mod tools;
 mod work;
 
 pub use admin::{Admin, admin_router};
-pub use auth::{Caller, Keys, KeysError};
+pub use auth::{Caller, Keys};
 pub use config::{GenerationDefaults, Limits, ServedModel, Timeouts};
 pub use engine::{Engine, EventSink, EventSource, Generate, Gone, SeqEvent, events};
 pub use error::ApiError;
 pub use generate::Gateway;
 pub use http::router;
+pub use keys::KeysError;
 pub use observe::{Observer, Silent, TRACED};
 #[cfg(any(test, fuzzing))]
 pub(crate) use server::serve_stream;

@@ -72,7 +72,14 @@ pub(super) async fn serve_front(
         }
         pages.draining.store(true, Ordering::Relaxed);
     };
+    let watching = front.api_key_file.clone().map(|path| {
+        let keys = gateway.keys().clone();
+        tokio::spawn(async move { keys.watch(&path).await })
+    });
     let cut = listen(listener, router(Arc::new(gateway)), config, stop).await;
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     if let Some(why) = lost {
         return Err(NodeError::Lost(why));
     }
