@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod bench;
 pub mod cli;
+pub mod fetch;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -48,6 +48,10 @@ fn main() -> ExitCode {
             Ok(options) => commands::plan(&options),
             Err(e) => return fail(&e, USAGE),
         },
+        Command::Fetch(args) => match args.check() {
+            Ok(options) => commands::fetch(&options, cli.log_format),
+            Err(e) => return fail(&e, USAGE),
+        },
         Command::Generate(args) => match args.check() {
             Ok(options) => commands::generate(&options),
             Err(e) => return fail(&e, USAGE),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod engine;
+mod fetch;
 mod file;
 mod front;
 mod generate;
@@ -20,14 +21,15 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use bench::BenchArgs;
 pub use engine::{EngineArgs, LayoutArgs, ModelArgs};
+pub use fetch::FetchArgs;
 pub use file::FileError;
 pub use front::{Admin, FrontArgs, ProcessArgs};
 pub use generate::GenerateArgs;
 pub use inspect::InspectArgs;
 pub use node::{GatewayArgs, PlanArgs, WorkerArgs};
 pub use options::{
-    EngineOptions, FrontOptions, GatewayOptions, GenerateOptions, InspectOptions, KvSize, ModelSource,
-    NodeOptions, PlacementOptions, PlanOptions, ServeOptions, TraceOptions, WorkerOptions,
+    EngineOptions, FetchOptions, FrontOptions, GatewayOptions, GenerateOptions, InspectOptions, KvSize,
+    ModelSource, NodeOptions, PlacementOptions, PlanOptions, ServeOptions, TraceOptions, WorkerOptions,
 };
 pub use serve::ServeArgs;
 pub use values::{BackendChoice, IsaChoice, Layout, Schedulers, Switch};
@@ -92,6 +94,9 @@ pub enum Command {
     /// Print a placement table for a list of workers.
     #[command(after_help = node::PLAN_EXAMPLES)]
     Plan(Box<PlanArgs>),
+    /// Download a model from a Hugging Face hub into a directory.
+    #[command(after_help = fetch::EXAMPLES)]
+    Fetch(FetchArgs),
     /// Answer one prompt on the terminal.
     #[command(after_help = generate::EXAMPLES)]
     Generate(Box<GenerateArgs>),

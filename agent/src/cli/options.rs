@@ -273,6 +273,21 @@ pub struct GenerateOptions {
     pub quiet: bool,
 }
 
+/// All of `sluice-agent fetch`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchOptions {
+    /// `OWNER/NAME`.
+    pub repository: String,
+    /// A branch, a tag or a commit.
+    pub revision: String,
+    /// The hub.
+    pub endpoint: String,
+    /// A file with the token that it wants; `None`: everybody may read the repository.
+    pub token_file: Option<PathBuf>,
+    /// The model directory.
+    pub out: PathBuf,
+}
+
 /// All of `sluice-agent inspect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectOptions {

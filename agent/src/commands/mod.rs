@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 mod bench;
+mod fetch;
 mod generate;
 mod inspect;
 mod loading;
@@ -8,6 +9,7 @@ mod plan;
 mod serve;
 
 pub use bench::bench;
+pub use fetch::fetch;
 pub use generate::generate;
 pub use inspect::inspect;
 pub use plan::plan;
