@@ -1,10 +1,16 @@
 //! The controller of Sluice.
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use sluice_operator::run::Settings;
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 /// Serves Mixture-of-Experts models on Kubernetes by asynchronous expert parallelism.
 #[derive(Parser)]
@@ -16,6 +22,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Reconcile the MoEDeployments of a cluster.
+    Run(RunArgs),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply --server-side -f -`.
     Crds {
         /// Write one file per kind into this directory instead.
@@ -30,14 +38,69 @@ enum Command {
     },
 }
 
+/// The flags of `run`.
+#[derive(Args)]
+struct RunArgs {
+    /// The image of agents, where a MoEDeployment gives none.
+    #[arg(long, env = "SLUICE_AGENT_IMAGE", value_name = "IMAGE")]
+    agent_image: String,
+    /// The namespace whose MoEDeployments are reconciled. [default: all]
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The namespace that the operator runs in: of the CA and of the lease.
+    #[arg(long, env = "SLUICE_OWN_NAMESPACE", default_value = "sluice-system", value_name = "NAMESPACE")]
+    own_namespace: String,
+    /// Who this is among the operators that may lead. [default: the host's name, which is the pod's]
+    #[arg(long, env = "SLUICE_IDENTITY", value_name = "NAME")]
+    identity: Option<String>,
+    /// Where /healthz, /readyz and /metrics are.
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// An operator that leads and does not renew its lease for so many seconds has lost it.
+    #[arg(
+        long,
+        env = "SLUICE_LEASE_SECONDS",
+        default_value_t = 15,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(3..=600)
+    )]
+    lease_seconds: u64,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Run(args) => run(args),
         Command::Crds { out } => crds(out.as_deref()),
         Command::Api { out } => match out {
             None => print(&sluice_crds::reference()),
             Some(path) => write(&path, &sluice_crds::reference()),
         },
     }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let host = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let settings = Settings {
+        agent_image: args.agent_image,
+        watched: args.namespace.filter(|n| !n.is_empty()),
+        namespace: args.own_namespace,
+        identity: args.identity.unwrap_or_else(|| format!("{}-{}", host(), std::process::id())),
+        listen: args.listen,
+        lease: Duration::from_secs(args.lease_seconds),
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the run time")?;
+    runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let stop = async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        sluice_operator::run::run(settings, stop).await
+    })
 }
 
 fn crds(out: Option<&Path>) -> anyhow::Result<()> {

@@ -1,0 +1,193 @@
+//! The CA of the operator, and the leaves that it gives to workers, gateways and itself.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How long a CA is good for.
+const CA_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// How long a leaf is good for.
+pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Clocks of nodes may differ by so much.
+const SKEW: Duration = Duration::from_secs(300);
+
+/// A certificate that cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// It cannot be made.
+    #[error("a certificate cannot be made: {0}")]
+    Make(#[from] rcgen::Error),
+    /// What is stored is none.
+    #[error("the stored CA cannot be used: {0}; delete its Secret, and the operator makes another")]
+    Stored(String),
+    /// rustls takes it for none.
+    #[error("the operator's own certificate cannot be used: {0}")]
+    Unfit(String),
+}
+
+/// A CA: its certificate and its key.
+#[derive(Debug)]
+pub struct Authority {
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// The key, PEM.
+    pub key: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A leaf and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: String,
+    /// The key.
+    pub key: String,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If there is no randomness, say.
+    pub fn create() -> Result<Self, CertificateError> {
+        let (params, key) = (authority(), KeyPair::generate()?);
+        let (certificate, text) = (params.self_signed(&key)?.pem(), key.serialize_pem());
+        let issuer = Issuer::new(params, key);
+        Ok(Self { certificate, key: text, issuer })
+    }
+
+    /// The one that is stored.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn stored(certificate: &str, key: &str) -> Result<Self, CertificateError> {
+        let wrong = |e: rcgen::Error| CertificateError::Stored(e.to_string());
+        let pair = KeyPair::from_pem(key).map_err(wrong)?;
+        // What leaves say of their issuer is its name and its key.
+        Ok(Self { certificate: certificate.into(), key: key.into(), issuer: Issuer::new(authority(), pair) })
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> String {
+        blake3::hash(self.certificate.as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// A leaf for who goes by a SPIFFE ID.
+    ///
+    /// # Errors
+    /// As of [`Self::create`].
+    pub fn leaf(&self, spiffe: &str) -> Result<Leaf, CertificateError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(spiffe.try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = validity(LEAF_LIFE);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Leaf { certificate, key: key.serialize_pem() })
+    }
+
+    /// What the operator dials agents with.
+    ///
+    /// # Errors
+    /// As of [`Self::create`].
+    pub fn client(&self, spiffe: &str) -> Result<ClientConfig, CertificateError> {
+        let leaf = self.leaf(spiffe)?;
+        let unfit = |e: String| CertificateError::Unfit(e);
+        let certificate =
+            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| unfit(e.to_string()));
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| unfit(e.to_string()))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(&self.certificate)?).map_err(|e| unfit(e.to_string()))?;
+        let provider = Arc::new(ring::default_provider());
+        let servers = Arc::new(ByTrustAnchor { roots, provider: Arc::clone(&provider) });
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| unfit(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(servers)
+            .with_client_auth_cert(vec![certificate(&leaf.certificate)?], key)
+            .map_err(|e| unfit(e.to_string()))?;
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(client)
+    }
+}
+
+fn authority() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, "sluice");
+    params.distinguished_name = name;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(CA_LIFE);
+    params
+}
+
+fn validity(life: Duration) -> (time::OffsetDateTime, time::OffsetDateTime) {
+    let now = SystemTime::now();
+    ((now - SKEW).into(), (now + life).into())
+}
+
+/// The URIs among the names of a certificate.
+pub fn uris(leaf: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(leaf) else { return vec![] };
+    certificate.valid_uri_names().map(str::to_owned).collect()
+}
+
+/// Checks a server's chain; whose it is follows from its SPIFFE ID, which the caller checks.
+#[derive(Debug)]
+struct ByTrustAnchor {
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ByTrustAnchor {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
