@@ -209,6 +209,8 @@ mod tests {
         records: Vec<PodRecord>,
         pods: Vec<Pod>,
         made: u32,
+        /// The fewest that there were at any time.
+        least: usize,
     }
 
     impl Play {
@@ -232,6 +234,7 @@ mod tests {
             self.made = made;
             self.records.clone_from(&orders.records);
             self.pods.retain(|p| !orders.delete.contains(&p.name_any()));
+            self.least = self.least.min(self.pods.len());
             for name in &orders.make {
                 if !self.pods.iter().any(|p| p.name_any() == *name) {
                     self.pods.push(pod(name, template, true));
@@ -241,24 +244,23 @@ mod tests {
         }
 
         fn settle(&mut self, replicas: i32, template: &str, surge: i32) -> usize {
-            let mut least = usize::MAX;
+            self.least = usize::MAX;
             for _ in 0..40 {
                 let before = (self.records.clone(), self.pods.len());
                 self.step(replicas, template, surge);
-                least = least.min(self.pods.len());
                 if before == (self.records.clone(), self.pods.len()) {
                     break;
                 }
             }
             assert_eq!(self.pods.len(), replicas as usize);
             assert!(self.pods.iter().all(|p| !is_outdated(p, template)));
-            least
+            self.least
         }
     }
 
     #[test]
     fn there_are_as_many_as_there_should_be_and_an_exchange_costs_one_at_most() {
-        let mut play = Play { records: vec![], pods: vec![], made: 0 };
+        let mut play = Play { records: vec![], pods: vec![], made: 0, least: 0 };
         play.settle(3, "a", 0);
         assert_eq!(play.settle(3, "b", 0), 2, "one less for a while");
         assert_eq!(play.settle(3, "c", 1), 3, "never less");
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_name_is_on_record_before_its_pod_and_used_once() {
-        let mut play = Play { records: vec![], pods: vec![], made: 0 };
+        let mut play = Play { records: vec![], pods: vec![], made: 0, least: 0 };
         let first = play.step(2, "a", 0);
         assert_eq!(first.make, ["p1", "p2"]);
         assert!(first.records.iter().all(|r| r.phase == PodPhase::Planned));
@@ -283,7 +285,7 @@ mod tests {
         let mut stuck = pod("p1", "a", true);
         stuck.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         let records = vec![record("p1", PodPhase::Running)];
-        let mut play = Play { records, pods: vec![stuck], made: 1 };
+        let mut play = Play { records, pods: vec![stuck], made: 1, least: 0 };
         let orders = play.step(1, "a", 0);
         assert_eq!((orders.make, orders.delete), (vec!["p2".into()], vec![]));
         assert_eq!(orders.records[0].phase, PodPhase::Leaving);
@@ -295,7 +297,7 @@ mod tests {
         failed.status.as_mut().unwrap().phase = Some("Failed".into());
         let mut before = record("p1", PodPhase::Running);
         before.failures = 2;
-        let mut play = Play { records: vec![before], pods: vec![failed], made: 1 };
+        let mut play = Play { records: vec![before], pods: vec![failed], made: 1, least: 0 };
         let orders = play.step(1, "a", 0);
         assert_eq!((orders.delete, orders.make), (vec!["p1".into()], vec![]));
         let next = orders.records.iter().find(|r| r.name == "p2").unwrap();
@@ -307,7 +309,7 @@ mod tests {
     fn an_outdated_one_that_does_not_serve_goes_first_and_does_not_wait_for_others() {
         let pods = vec![pod("p1", "a", true), pod("p2", "a", false), pod("p3", "a", false)];
         let records = ["p1", "p2", "p3"].map(|n| record(n, PodPhase::Running)).to_vec();
-        let mut play = Play { records, pods, made: 3 };
+        let mut play = Play { records, pods, made: 3, least: 0 };
         assert_eq!(play.step(3, "b", 0).delete, ["p2"]);
     }
 }
