@@ -380,3 +380,6 @@ pub fn spec(deployment: &str, cohort: &str, segments: i32, generation: i64) -> E
         units: vec![],
     }
 }
+
+#[cfg(test)]
+mod tests;
