@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod context;
 pub mod finalize;
 pub mod leader;
+pub mod local;
 pub mod names;
 pub mod placement;
 pub mod placing;

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use sluice_operator::local::{self, Options};
 use sluice_operator::run::Settings;
 use std::fs;
 use std::io::{self, Write};
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Reconcile the MoEDeployments of a cluster.
     Run(RunArgs),
+    /// Serve a MoEDeployment on this machine: processes in place of pods. Ctrl-C drains them.
+    Up(UpArgs),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply --server-side -f -`.
     Crds {
         /// Write one file per kind into this directory instead.
@@ -67,9 +70,27 @@ struct RunArgs {
     lease_seconds: u64,
 }
 
+/// The flags of `up`.
+#[derive(Args)]
+struct UpArgs {
+    /// A file with one MoEDeployment. It is watched: an edit is carried out.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// The model directory. [default: the manifest's hostPath]
+    #[arg(long, env = "SLUICE_MODEL", value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// The agent's program. [default: sluice-agent beside this program, else in the PATH]
+    #[arg(long, env = "SLUICE_AGENT", value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// Where clients connect; more gateways take the ports after it.
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    listen: SocketAddr,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Up(args) => up(args),
         Command::Crds { out } => crds(out.as_deref()),
         Command::Api { out } => match out {
             None => print(&sluice_crds::reference()),
@@ -100,6 +121,30 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
             }
         };
         sluice_operator::run::run(settings, stop).await
+    })
+}
+
+fn up(args: UpArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let own = std::env::current_exe().ok();
+    let options = Options {
+        file: args.file,
+        model: args.model,
+        agent: args.agent.unwrap_or_else(|| local::agent(own.as_deref())),
+        listen: args.listen,
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the run time")?;
+    runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+        let stop = async || {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(local::up(options, stop, |line| println!("{line}")).await?)
     })
 }
 

@@ -2,16 +2,14 @@
 
 use crate::context::Context;
 use crate::names::{self, PEER_PORT};
-use crate::placing::{Placed, Problem, Site, SliceNow, place, spec};
+use crate::placing::{Placed, Problem, Site, SliceNow, There, place, spec};
 use crate::pressure::Page;
 use crate::reconcile::{Of, ReconcileError, waits, workers_by_name};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::Patch;
 use serde_json::json;
 use sluice_crds::{
-    Counts, ExpertPlacement, ExpertPlacementSpec, ExpertPlacementStatus, PlacedUnit, PlacedWorker, Role,
-    UnitState,
+    Counts, ExpertPlacement, ExpertPlacementSpec, ExpertPlacementStatus, PlacedUnit, PlacedWorker, UnitState,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -58,16 +56,15 @@ pub async fn reconcile(
     let mut slices: Vec<SliceNow> = objects.values().filter_map(slice).collect();
     slices.sort_by_key(|s| s.blocks.start);
     let pods = workers_by_name(ctx, of);
-    let pods: BTreeMap<String, (Role, &Pod)> =
-        pods.iter().map(|(name, (role, p))| (name.clone(), (*role, &**p))).collect();
+    let there: BTreeMap<String, There> =
+        pods.iter().map(|(name, (role, p))| (name.clone(), There::pod(*role, p, PEER_PORT))).collect();
     let site = Site {
         wanted: &of.moe.spec.placement,
         list: &list,
         slices: &slices,
-        pods: &pods,
+        there: &there,
         pages: &page.by_name(),
         of: (of.namespace, of.name),
-        port: PEER_PORT,
     };
     let placed = place(&site);
 

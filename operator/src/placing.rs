@@ -28,14 +28,39 @@ pub struct Site<'a> {
     pub list: &'a [PlacedWorker],
     /// The rows as they are, by object.
     pub slices: &'a [SliceNow],
-    /// The pods of workers there are, with their roles.
-    pub pods: &'a BTreeMap<String, (Role, &'a Pod)>,
+    /// The workers there are, by name.
+    pub there: &'a BTreeMap<String, There>,
     /// What their agents said last, by name.
     pub pages: &'a BTreeMap<String, WorkerPage>,
     /// The deployment's namespace and name.
     pub of: (&'a str, &'a str),
-    /// The port of peers.
-    pub port: i32,
+}
+
+/// A worker that is there: a pod, or a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct There {
+    /// What it does.
+    pub role: Role,
+    /// `HOST:PORT` of its peers' port, once it has one.
+    pub address: Option<String>,
+    /// It was told to go.
+    pub is_leaving: bool,
+    /// It says that it serves.
+    pub is_ready: bool,
+}
+
+impl There {
+    /// A pod, whose peers' port is `port`.
+    pub fn pod(role: Role, pod: &Pod, port: i32) -> Self {
+        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).filter(|ip| !ip.is_empty());
+        let host = ip.map(|ip| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() });
+        Self {
+            role,
+            address: host.map(|host| format!("{host}:{port}")),
+            is_leaving: pod.metadata.deletion_timestamp.is_some(),
+            is_ready: is_agent_ready(pod),
+        }
+    }
 }
 
 /// The rows of a range of blocks.
@@ -85,9 +110,16 @@ pub fn place(site: &Site<'_>) -> Placed {
     let numbers: BTreeMap<&str, WorkerId> =
         list.iter().map(|w| (w.name.as_str(), WorkerId(w.number.cast_unsigned()))).collect();
     let mut placed = Placed { list: list.clone(), ..Placed::default() };
+    // What is placed stays, and is what there is to say: that nobody was heard of may be the gateways' doing.
     let keep = |placed: &mut Placed, problem: Problem| {
         placed.slices = site.slices.iter().map(|s| (s.blocks.clone(), s.units.clone())).collect();
-        placed.problem = Some(problem);
+        let rows = || site.slices.iter().flat_map(|s| &s.units);
+        let units =
+            |rows: &mut dyn Iterator<Item = &PlacedUnit>| rows.filter_map(unit).collect::<BTreeSet<_>>();
+        let active = units(&mut rows().filter(|u| u.state == UnitState::Active));
+        placed.units = (units(&mut rows()).len(), active.len());
+        let is_silence = matches!(problem, Problem::Unknown | Problem::NoWorker) && placed.units.0 > 0;
+        placed.problem = Some(problem).filter(|_| !is_silence);
     };
     let model = match model(site) {
         Ok(model) => model,
@@ -98,7 +130,8 @@ pub fn place(site: &Site<'_>) -> Placed {
     };
     let names: BTreeMap<WorkerId, &str> = numbers.iter().map(|(name, n)| (*n, *name)).collect();
     let rows = rows(site, &numbers);
-    let plan = match request(site, &model, &rows, &numbers).map(|r| planned(&r)) {
+    let slots = slots(site, &numbers, &rows);
+    let plan = match request(site, &model, &rows, (&numbers, &slots)).map(|r| planned(&r)) {
         None => {
             keep(&mut placed, Problem::NoWorker);
             return placed;
@@ -109,8 +142,7 @@ pub fn place(site: &Site<'_>) -> Placed {
         }
         Some(Ok(plan)) => plan,
     };
-    let (slots, loaded, emptied) =
-        (slots(site, &numbers, &rows), loaded(site, &numbers), emptied(site, &numbers));
+    let (loaded, emptied) = (loaded(site, &numbers), emptied(site, &numbers));
     let now = Situation { rows: &rows, slots: &slots, loaded: &loaded, emptied: &emptied };
     let next = next_table(&now, &plan);
     let active = next.rows.iter().filter(|r| r.state == ReplicaState::Active);
@@ -140,11 +172,6 @@ pub fn place(site: &Site<'_>) -> Placed {
 fn listed(site: &Site<'_>) -> Vec<PlacedWorker> {
     let named: BTreeSet<&str> =
         site.slices.iter().flat_map(|s| &s.units).map(|u| u.worker.as_str()).collect();
-    let address = |pod: &Pod| {
-        let ip = pod.status.as_ref()?.pod_ip.as_deref().filter(|ip| !ip.is_empty())?;
-        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        Some(format!("{host}:{}", site.port))
-    };
     let incarnation = |name: &str| {
         let member = site.pages.get(name)?.member.as_ref()?;
         i64::try_from(member.incarnation).ok()
@@ -152,29 +179,26 @@ fn listed(site: &Site<'_>) -> Vec<PlacedWorker> {
     let mut list: Vec<PlacedWorker> = site
         .list
         .iter()
-        .filter(|w| site.pods.contains_key(&w.name) || named.contains(w.name.as_str()))
+        .filter(|w| site.there.contains_key(&w.name) || named.contains(w.name.as_str()))
         .cloned()
         .collect();
     for w in &mut list {
-        let now = site.pods.get(&w.name).and_then(|(_, pod)| address(pod));
+        let now = site.there.get(&w.name).and_then(|t| t.address.clone());
         w.address = now.unwrap_or_else(|| w.address.clone());
         w.incarnation = incarnation(&w.name).max(w.incarnation);
     }
-    for (name, (role, pod)) in site.pods {
-        let is_leaving = pod.metadata.deletion_timestamp.is_some();
-        let (Some(address), false) = (address(pod), is_leaving || list.iter().any(|w| w.name == *name))
-        else {
-            continue;
-        };
+    for (name, there) in site.there {
+        let is_known = there.is_leaving || list.iter().any(|w| w.name == *name);
+        let Some(address) = there.address.clone().filter(|_| !is_known) else { continue };
         let taken: BTreeSet<i32> = list.iter().map(|w| w.number).collect();
         let Some(number) = (0..=i32::from(u16::MAX)).find(|n| !taken.contains(n)) else { continue };
         list.push(PlacedWorker {
             number,
             name: name.clone(),
-            role: *role,
+            role: there.role,
             address,
             incarnation: incarnation(name),
-            tls_name: names::spiffe(site.of.0, site.of.1, role.name(), Some(name)),
+            tls_name: names::spiffe(site.of.0, site.of.1, there.role.name(), Some(name)),
         });
     }
     list.sort_by_key(|w| w.number);
@@ -201,11 +225,8 @@ fn model(site: &Site<'_>) -> Result<Shape, Problem> {
     Ok(Shape { moe: model.moe.clone(), experts: model.experts })
 }
 
-fn hosts<'a>(site: &'a Site<'_>) -> impl Iterator<Item = (&'a String, &'a Pod)> {
-    site.pods
-        .iter()
-        .filter(|(_, (role, _))| crate::roles::is_host(*role))
-        .map(|(name, (_, pod))| (name, *pod))
+fn hosts<'a>(site: &'a Site<'_>) -> impl Iterator<Item = (&'a String, &'a There)> {
+    site.there.iter().filter(|(_, there)| crate::roles::is_host(there.role))
 }
 
 /// The rows as the planner sees them.
@@ -229,21 +250,21 @@ fn unit(u: &PlacedUnit) -> Option<Unit> {
     Some(Unit { block: u16::try_from(u.block).ok()?, expert: u16::try_from(u.expert).ok()?, slice })
 }
 
-/// What the planner is asked: over the workers that stay and have said how much room they have.
+/// What the planner is asked: over the workers that stay, and that are heard of or at least ready. Of those that have not
+/// said how much room they have, what they hold is all of it.
 fn request(
     site: &Site<'_>,
     model: &Shape,
     rows: &[Replica],
-    numbers: &BTreeMap<&str, WorkerId>,
+    (numbers, slots): (&BTreeMap<&str, WorkerId>, &BTreeMap<WorkerId, u32>),
 ) -> Option<Request> {
     let mut workers: Vec<Worker> = vec![];
-    for (name, pod) in hosts(site) {
-        if pod.metadata.deletion_timestamp.is_some() {
+    for (name, there) in hosts(site).filter(|(_, there)| !there.is_leaving) {
+        let Some((id, slots)) = numbers.get(name.as_str()).and_then(|id| slots.get_key_value(id)) else {
             continue;
-        }
-        let (Some(id), Some(page)) = (numbers.get(name.as_str()), site.pages.get(name)) else { continue };
-        if let Some(slots) = page.member.as_ref().and_then(|m| m.slots) {
-            workers.push(Worker { id: *id, slots });
+        };
+        if *slots > 0 && (there.is_ready || site.pages.contains_key(name)) {
+            workers.push(Worker { id: *id, slots: *slots });
         }
     }
     if workers.is_empty() {
@@ -287,7 +308,7 @@ fn loaded(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held>
     for slice in site.slices {
         for u in &slice.units {
             let (Some(id), Some(unit)) = (numbers.get(u.worker.as_str()), unit(u)) else { continue };
-            let Some((_, pod)) = site.pods.get(&u.worker) else { continue };
+            let Some(there) = site.there.get(&u.worker) else { continue };
             let page = site.pages.get(&u.worker);
             let table = page.and_then(|p| p.table(&slice.blocks));
             let misses = table.map(|t| t.misses(u.block, u.expert, u.slice));
@@ -296,7 +317,7 @@ fn loaded(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held>
                 (UnitState::Joining, Some(t)) => t.generation >= slice.generation && misses == Some(false),
                 (_, Some(_)) => misses != Some(true),
                 // Restarted, or out of reach: others mask it meanwhile.
-                (_, None) => page.is_some() || is_agent_ready(pod),
+                (_, None) => page.is_some() || there.is_ready,
             };
             if is_loaded {
                 all.insert((unit, *id));
@@ -308,8 +329,7 @@ fn loaded(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held>
 
 /// Draining rows that every attention rank there is has read of: nothing new goes there.
 fn emptied(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held> {
-    let ranks =
-        || site.pods.iter().filter(|(_, (role, _))| crate::roles::is_rank(*role)).map(|(name, _)| name);
+    let ranks = || site.there.iter().filter(|(_, t)| crate::roles::is_rank(t.role)).map(|(name, _)| name);
     let mut all = BTreeSet::new();
     for slice in site.slices {
         let knows = |name: &String| {

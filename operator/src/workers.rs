@@ -270,7 +270,7 @@ pub async fn revoke(ctx: &Context, of: Of<'_>, kept: &BTreeSet<String>) -> Resul
 }
 
 /// A name that no pod had.
-fn fresh(deployment: &str, component: &str) -> String {
+pub fn fresh(deployment: &str, component: &str) -> String {
     // Without vowels and what is mistaken for another, as Kubernetes does.
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut random = rand::rng();

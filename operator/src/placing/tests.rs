@@ -2,9 +2,6 @@
 
 use super::*;
 use crate::pressure::{Member, ModelPage, TablePage};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
 
 const BLOCKS: usize = 4;
 const EXPERTS: u16 = 8;
@@ -12,7 +9,7 @@ const EXPERTS: u16 = 8;
 /// A deployment as its agents and the operator see it.
 struct World {
     wanted: Placement,
-    pods: BTreeMap<String, (Role, Pod)>,
+    there: BTreeMap<String, There>,
     list: Vec<PlacedWorker>,
     slices: Vec<SliceNow>,
     /// What each worker has loaded: it forgets when it restarts.
@@ -26,7 +23,7 @@ impl World {
     fn new(slots: u32) -> Self {
         Self {
             wanted: Placement { policy: PlacementPolicy::Balanced, ..Placement::default() },
-            pods: BTreeMap::new(),
+            there: BTreeMap::new(),
             list: vec![],
             slices: vec![],
             loaded: BTreeMap::new(),
@@ -36,23 +33,18 @@ impl World {
     }
 
     fn add(&mut self, name: &str, role: Role) {
-        let ip = format!("10.0.0.{}", self.pods.len() + 1);
-        let pod = json!({
-            "metadata": { "name": name },
-            "status": { "podIP": ip, "conditions": [{ "type": "ContainersReady", "status": "True" }] },
-        });
-        self.pods.insert(name.into(), (role, serde_json::from_value(pod).unwrap()));
+        let address = Some(format!("10.0.0.{}:7070", self.there.len() + 1));
+        self.there.insert(name.into(), There { role, address, is_leaving: false, is_ready: true });
         self.loaded.insert(name.into(), BTreeSet::new());
     }
 
     fn remove(&mut self, name: &str) {
-        self.pods.remove(name);
+        self.there.remove(name);
         self.loaded.remove(name);
     }
 
     fn end(&mut self, name: &str) {
-        let (_, pod) = self.pods.get_mut(name).unwrap();
-        pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        self.there.get_mut(name).unwrap().is_leaving = true;
     }
 
     fn pages(&self) -> BTreeMap<String, WorkerPage> {
@@ -80,22 +72,19 @@ impl World {
             let tables = self.slices.iter().filter_map(table).collect();
             WorkerPage { tables, member: Some(member), ..WorkerPage::default() }
         };
-        self.pods.keys().map(|name| (name.clone(), page(name))).collect()
+        self.there.keys().map(|name| (name.clone(), page(name))).collect()
     }
 
     /// One reconcile, and then what agents make of it.
     fn step(&mut self) -> Placed {
-        let pods: BTreeMap<String, (Role, &Pod)> =
-            self.pods.iter().map(|(n, (role, p))| (n.clone(), (*role, p))).collect();
         let pages = self.pages();
         let site = Site {
             wanted: &self.wanted,
             list: &self.list,
             slices: &self.slices,
-            pods: &pods,
+            there: &self.there,
             pages: &pages,
             of: ("default", "m"),
-            port: 7070,
         };
         let placed = place(&site);
         let listed: BTreeSet<&str> = placed.list.iter().map(|w| w.name.as_str()).collect();
