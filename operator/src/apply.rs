@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Kinds that can be written.
@@ -69,17 +70,48 @@ pub struct Writer {
     client: Client,
     /// What was applied, and the version that made: by kind, namespace and name.
     applied: Mutex<HashMap<(String, String, String), (blake3::Hash, Option<String>)>>,
+    crash: CrashPoint,
+}
+
+/// For tests that kill the operator at each of its writes in turn: it ends at the n-th moment before or after one.
+#[derive(Debug, Default)]
+struct CrashPoint {
+    at: Option<u64>,
+    passed: AtomicU64,
+}
+
+impl CrashPoint {
+    fn from_env() -> Self {
+        let at = std::env::var("SLUICE_CRASH_AT").ok().and_then(|n| n.parse().ok());
+        Self { at, passed: AtomicU64::new(0) }
+    }
+
+    fn pass(&self) {
+        let passed = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.at == Some(passed) {
+            tracing::error!("ends at point {passed}, as SLUICE_CRASH_AT has it");
+            std::process::exit(137);
+        }
+    }
 }
 
 impl Writer {
     /// Over a client.
     pub fn new(client: Client) -> Self {
-        Self { client, applied: Mutex::default() }
+        Self { client, applied: Mutex::default(), crash: CrashPoint::from_env() }
     }
 
     /// The client.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Every write goes through here.
+    async fn write<T>(&self, request: impl Future<Output = T>) -> T {
+        self.crash.pass();
+        let done = request.await;
+        self.crash.pass();
+        done
     }
 
     fn api<K: Kind>(&self, namespace: &str) -> Api<K> {
@@ -112,7 +144,8 @@ impl Writer {
             }
         }
         let params = PatchParams::apply(MANAGER).force();
-        let written = self.api::<K>(&namespace).patch(&name, &params, &Patch::Apply(&text)).await;
+        let api = self.api::<K>(&namespace);
+        let written = self.write(api.patch(&name, &params, &Patch::Apply(&text))).await;
         let written = written.map_err(|e| failed::<K>("apply", &namespace, &name, e))?;
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         applied.insert(key, (digest, written.resource_version()));
@@ -126,7 +159,8 @@ impl Writer {
     pub async fn create<K: Kind>(&self, object: &K) -> Result<Option<K>, WriteError> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        match self.api::<K>(&namespace).create(&params, object).await {
+        let api = self.api::<K>(&namespace);
+        match self.write(api.create(&params, object)).await {
             Ok(made) => Ok(Some(made)),
             Err(kube::Error::Api(s)) if s.reason == "AlreadyExists" => Ok(None),
             Err(e) => Err(failed::<K>("create", &namespace, &name, e)),
@@ -140,7 +174,8 @@ impl Writer {
     pub async fn replace<K: Kind>(&self, object: &K) -> Result<K, WriteError> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        let written = self.api::<K>(&namespace).replace(&name, &params, object).await;
+        let api = self.api::<K>(&namespace);
+        let written = self.write(api.replace(&name, &params, object)).await;
         written.map_err(|e| failed::<K>("replace", &namespace, &name, e))
     }
 
@@ -151,7 +186,8 @@ impl Writer {
     pub async fn replace_status<K: Kind>(&self, object: &K) -> Result<K, WriteError> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        let written = self.api::<K>(&namespace).replace_status(&name, &params, object).await;
+        let api = self.api::<K>(&namespace);
+        let written = self.write(api.replace_status(&name, &params, object)).await;
         written.map_err(|e| failed::<K>("write the status of", &namespace, &name, e))
     }
 
@@ -170,8 +206,8 @@ impl Writer {
             PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() },
         );
         let written = match subresource {
-            None => api.patch(name, &params, patch).await.map(|_| ()),
-            Some(sub) => api.patch_subresource(sub, name, &params, patch).await.map(|_| ()),
+            None => self.write(api.patch(name, &params, patch)).await.map(|_| ()),
+            Some(sub) => self.write(api.patch_subresource(sub, name, &params, patch)).await.map(|_| ()),
         };
         written.map_err(|e| failed::<K>("patch", namespace, name, e))
     }
@@ -183,7 +219,8 @@ impl Writer {
     pub async fn delete<K: Kind>(&self, namespace: &str, name: &str) -> Result<(), WriteError> {
         let key = (K::kind(&()).into_owned(), namespace.to_owned(), name.to_owned());
         self.applied.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        match self.api::<K>(namespace).delete(name, &DeleteParams::default()).await {
+        let api = self.api::<K>(namespace);
+        match self.write(api.delete(name, &DeleteParams::default())).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(s)) if s.code == 404 => Ok(()),
             Err(e) => Err(failed::<K>("delete", namespace, name, e)),

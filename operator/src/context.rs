@@ -25,11 +25,11 @@ pub struct Context {
     /// What there is.
     pub stores: Stores,
     /// How it is changed.
-    pub writer: Writer,
+    pub writer: Arc<Writer>,
     /// What agents report.
     pub pressure: Arc<Hub>,
     /// The CA.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// The image of agents where none is given.
     pub agent_image: String,
     /// The operator's own namespace.
@@ -49,10 +49,9 @@ pub struct Context {
 impl Context {
     /// From its parts.
     pub fn new(
-        (stores, writer, pressure): (Stores, Writer, Arc<Hub>),
-        authority: Authority,
+        (stores, pressure): (Stores, Arc<Hub>),
+        (writer, authority, admin): (Arc<Writer>, Arc<Authority>, Arc<Admin>),
         (agent_image, namespace, identity): (String, String, String),
-        admin: Arc<Admin>,
     ) -> Self {
         let reporter = Reporter { controller: crate::names::MANAGER.into(), instance: Some(identity) };
         Self {

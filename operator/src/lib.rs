@@ -17,6 +17,7 @@ pub mod placing;
 pub mod pods;
 pub mod pressure;
 pub mod reconcile;
+pub mod release;
 pub mod roles;
 pub mod run;
 pub mod status;

@@ -27,6 +27,12 @@ enum Command {
     Run(RunArgs),
     /// Serve a MoEDeployment on this machine: processes in place of pods. Ctrl-C drains them.
     Up(UpArgs),
+    /// Take the finalizer off all MoEDeployments, before the operator goes for good.
+    Release {
+        /// A namespace; may be given more than once, or as a list with commas. [default: all]
+        #[arg(long, env = "SLUICE_WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+        namespace: Vec<String>,
+    },
     /// Print the CustomResourceDefinitions, ready for `kubectl apply --server-side -f -`.
     Crds {
         /// Write one file per kind into this directory instead.
@@ -47,9 +53,10 @@ struct RunArgs {
     /// The image of agents, where a MoEDeployment gives none.
     #[arg(long, env = "SLUICE_AGENT_IMAGE", value_name = "IMAGE")]
     agent_image: String,
-    /// The namespace whose MoEDeployments are reconciled. [default: all]
-    #[arg(long, env = "SLUICE_WATCH_NAMESPACE", value_name = "NAMESPACE")]
-    namespace: Option<String>,
+    /// A namespace whose MoEDeployments are reconciled; may be given more than once, or as a list with commas.
+    /// [default: all]
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    namespace: Vec<String>,
     /// The namespace that the operator runs in: of the CA and of the lease.
     #[arg(long, env = "SLUICE_OWN_NAMESPACE", default_value = "sluice-system", value_name = "NAMESPACE")]
     own_namespace: String,
@@ -91,6 +98,12 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Up(args) => up(args),
+        Command::Release { namespace } => {
+            let namespaces: Vec<String> = namespace.into_iter().filter(|n| !n.is_empty()).collect();
+            let runtime = tokio::runtime::Runtime::new().context("cannot start the run time")?;
+            let released = runtime.block_on(sluice_operator::release::release(&namespaces))?;
+            print(&format!("{released} MoEDeployments are let go\n"))
+        }
         Command::Crds { out } => crds(out.as_deref()),
         Command::Api { out } => match out {
             None => print(&sluice_crds::reference()),
@@ -105,7 +118,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     let host = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let settings = Settings {
         agent_image: args.agent_image,
-        watched: args.namespace.filter(|n| !n.is_empty()),
+        watched: args.namespace.into_iter().filter(|n| !n.is_empty()).collect(),
         namespace: args.own_namespace,
         identity: args.identity.unwrap_or_else(|| format!("{}-{}", host(), std::process::id())),
         listen: args.listen,

@@ -9,6 +9,7 @@ use crate::reconcile;
 use crate::stores::{Queue, Stores};
 use anyhow::Context as _;
 use futures_util::StreamExt;
+use futures_util::future::{join_all, select_all};
 use kube::Client;
 use kube::runtime::applier;
 use kube::runtime::controller::{Action, Config, ReconcileRequest};
@@ -33,8 +34,8 @@ const WAITING: usize = 4096;
 pub struct Settings {
     /// The image of agents where a manifest gives none.
     pub agent_image: String,
-    /// The namespace that is watched; all of them without it.
-    pub watched: Option<String>,
+    /// The namespaces that are watched; all of them if it is empty.
+    pub watched: Vec<String>,
     /// The operator's own namespace.
     pub namespace: String,
     /// Who it is among operators.
@@ -59,22 +60,32 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let pages = router(Arc::clone(&admin));
     tokio::spawn(async move { axum::serve(listener, pages).await });
 
-    let (queue, waiting) = mpsc::channel(WAITING);
-    let stores = Stores::watch(&client, settings.watched.as_deref(), &queue);
+    // A part per namespace: rights in some namespaces are no rights to list them all.
+    let namespaces: Vec<Option<&str>> = match settings.watched.as_slice() {
+        [] => vec![None],
+        some => some.iter().map(|n| Some(n.as_str())).collect(),
+    };
+    let mut parts: Vec<Part> = namespaces.into_iter().map(|n| Part::watch(&client, n)).collect();
     let leadership =
         Leadership::new(client.clone(), &settings.namespace, settings.identity.clone(), settings.lease);
     tokio::pin!(stop);
-    // A standby keeps its cache warm, and does not let the queue fill.
-    let mut waiting = waiting;
+    let stores: Vec<Stores> = parts.iter().map(|p| p.stores.clone()).collect();
+    // A standby keeps its cache warm, and does not let the queues fill.
+    let synced = async {
+        join_all(stores.iter().map(Stores::ready)).await;
+        admin.is_synced.store(true, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = leadership.acquire() => {}
-        () = drain(&mut waiting) => {}
+        () = drain(&mut parts) => {}
+        () = synced => {}
         () = &mut stop => return Ok(()),
     }
     tracing::info!(identity = settings.identity, "leads");
     admin.leads.set(1);
     let done = tokio::select! {
-        done = lead(client, stores, (queue, waiting), &settings, admin) => done,
+        done = lead(client, parts, &settings, admin) => done,
         () = leadership.hold() => anyhow::bail!("the lease is lost: another operator goes on"),
         () = &mut stop => Ok(()),
     };
@@ -82,25 +93,48 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     done
 }
 
-async fn drain(waiting: &mut mpsc::Receiver<ObjectRef<MoEDeployment>>) {
-    while waiting.recv().await.is_some() {}
+/// The watches of a namespace, or of all.
+struct Part {
+    stores: Stores,
+    queue: Queue,
+    waiting: mpsc::Receiver<ObjectRef<MoEDeployment>>,
 }
 
+impl Part {
+    fn watch(client: &Client, namespace: Option<&str>) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING);
+        Self { stores: Stores::watch(client, namespace, &queue), queue, waiting }
+    }
+}
+
+async fn drain(parts: &mut [Part]) {
+    let all = parts.iter_mut().map(|p| async { while p.waiting.recv().await.is_some() {} });
+    join_all(all).await;
+}
+
+/// Reconciles until a watch ends, which none does.
 async fn lead(
     client: Client,
-    stores: Stores,
-    (queue, waiting): (Queue, mpsc::Receiver<ObjectRef<MoEDeployment>>),
+    parts: Vec<Part>,
     settings: &Settings,
     admin: Arc<Admin>,
 ) -> anyhow::Result<()> {
-    let writer = Writer::new(client);
-    stores.ready().await;
+    join_all(parts.iter().map(|p| p.stores.ready())).await;
     admin.is_synced.store(true, Ordering::Relaxed);
-    let authority = authority(&writer, &settings.namespace).await?;
-    let hub = Arc::new(Hub::new(queue.clone()));
-    let store = stores.deployments.clone();
+    let writer = Arc::new(Writer::new(client));
+    let authority = Arc::new(authority(&writer, &settings.namespace).await?);
     let told = (settings.agent_image.clone(), settings.namespace.clone(), settings.identity.clone());
-    let context = Arc::new(Context::new((stores, writer, hub), authority, told, admin));
+    let all = parts.into_iter().map(|part| {
+        let hub = Arc::new(Hub::new(part.queue.clone()));
+        let shared = (Arc::clone(&writer), Arc::clone(&authority), Arc::clone(&admin));
+        reconcile_all(Context::new((part.stores, hub), shared, told.clone()), part.waiting)
+    });
+    select_all(all.map(Box::pin)).await;
+    anyhow::bail!("the watches have ended")
+}
+
+async fn reconcile_all(context: Context, waiting: mpsc::Receiver<ObjectRef<MoEDeployment>>) {
+    let store = context.stores.deployments.clone();
     // What was drained while another led.
     let all: Vec<_> = store.state().iter().map(|d| ObjectRef::from_obj(&**d)).collect();
     let guarded = |of: ObjectRef<MoEDeployment>| {
@@ -112,14 +146,13 @@ async fn lead(
         .map(|of| Ok::<_, Infallible>(ReconcileRequest::from(of)));
     let config = Config::default().concurrency(AT_A_TIME).debounce(DEBOUNCE);
     let reconcile = |guard, ctx| Box::pin(reconcile::run(guard, ctx));
-    let done = applier(reconcile, retry, context, store, Box::pin(requests), config);
+    let done = applier(reconcile, retry, Arc::new(context), store, Box::pin(requests), config);
     done.for_each(|done| async move {
         if let Err(e) = done {
             tracing::debug!("{e}");
         }
     })
     .await;
-    anyhow::bail!("the watches have ended")
 }
 
 fn retry(

@@ -5,8 +5,10 @@ use super::agent::{self, Surroundings};
 use crate::names::{self, ADMIN_PORT, COHORT, LOADED, PEER_PORT, ROLE, TEMPLATE};
 use crate::roles::{Common, RoleView};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use serde_json::{Map, Value, json};
-use sluice_crds::{MoEDeployment, Model, PodSettings, Resources, RoleScaler};
+use serde_json::{Value, json};
+use sluice_crds::{
+    HuggingFaceSource, MoEDeployment, Model, PodSettings, Resources, RoleScaler, VolumeClaimSource,
+};
 use std::collections::BTreeMap;
 
 /// Agents run as this user and group.
@@ -176,11 +178,21 @@ pub(super) fn spec(
             }));
         }
     }
+    let fetch = moe.spec.model.source.hugging_face.as_ref();
+    let fetch = fetch.map(|hub| fetch_container(hub, &agent, &model_directory(&moe.spec.model)));
+    if let Some(token) = moe.spec.model.source.hugging_face.as_ref().and_then(|h| h.token_secret.as_ref()) {
+        let items = json!([{ "key": token.key, "path": "token" }]);
+        let secret = json!({ "secretName": token.name, "items": items, "defaultMode": 0o440 });
+        volumes.push(json!({ "name": "hub-token", "secret": secret }));
+    }
     let mut spec = json!({
+        "initContainers": fetch.into_iter().collect::<Vec<_>>(),
         "containers": [agent],
         "volumes": volumes,
         "tolerations": tolerations,
         "serviceAccountName": names::agent(&deployment),
+        // Variables for every Service of the namespace could be taken for the agent's own.
+        "enableServiceLinks": false,
         "terminationGracePeriodSeconds": settings.termination_grace_period_seconds,
         "nodeSelector": settings.node_selector,
         "securityContext": {
@@ -212,6 +224,29 @@ pub(super) fn spec(
     Ok(spec)
 }
 
+/// The step before an agent of a model from a hub: it brings the files to where the agent reads them.
+fn fetch_container(hub: &HuggingFaceSource, agent: &Value, out: &str) -> Value {
+    let mut args = vec![
+        "fetch".to_owned(),
+        format!("--repository={}", hub.repository),
+        format!("--revision={}", hub.revision),
+        format!("--endpoint={}", hub.endpoint),
+        format!("--out={out}"),
+    ];
+    let mut mounts =
+        vec![json!({ "name": "model", "mountPath": MODEL }), json!({ "name": "tmp", "mountPath": "/tmp" })];
+    if hub.token_secret.is_some() {
+        args.push("--token-file=/etc/sluice/hub/token".into());
+        mounts.push(json!({ "name": "hub-token", "mountPath": "/etc/sluice/hub", "readOnly": true }));
+    }
+    let mut fetch = json!({ "name": "fetch", "args": args, "volumeMounts": mounts });
+    for same in ["image", "imagePullPolicy", "command", "env", "securityContext", "terminationMessagePolicy"]
+    {
+        fetch[same] = agent[same].clone();
+    }
+    fetch
+}
+
 /// Requests and limits, with the devices.
 fn with_devices(role: &RoleView<'_>) -> Value {
     let mut resources = json!(role.resources);
@@ -236,6 +271,15 @@ fn with_devices(role: &RoleView<'_>) -> Value {
 /// The model directory within a pod.
 pub(super) fn model_directory(model: &Model) -> String {
     let s = &model.source;
+    if let Some(hub) = &s.hugging_face {
+        // A cache has the files of many repositories; a path of its own for each revision, since files may differ.
+        let path = hub.cache.as_ref().map(|cache| {
+            let within = cache.persistent_volume_claim.as_ref().map_or("", |c| &c.path);
+            let of = format!("{}/{}", hub.repository.replace('/', "--"), hub.revision);
+            if within.is_empty() { of } else { format!("{within}/{of}") }
+        });
+        return format!("{MODEL}/{}", path.as_deref().unwrap_or("files"));
+    }
     let path = s.persistent_volume_claim.as_ref().map(|c| &c.path).or(s.image.as_ref().map(|i| &i.path));
     match path.map(String::as_str) {
         None | Some("") => MODEL.into(),
@@ -245,21 +289,23 @@ pub(super) fn model_directory(model: &Model) -> String {
 
 fn model_volume(model: &Model) -> Value {
     let s = &model.source;
-    let mut volume = Map::from_iter([("name".to_owned(), json!("model"))]);
-    if let Some(claim) = &s.persistent_volume_claim {
-        volume.insert(
-            "persistentVolumeClaim".into(),
-            json!({ "claimName": claim.claim_name, "readOnly": true }),
-        );
+    let cache = s.hugging_face.as_ref().and_then(|h| h.cache.as_ref());
+    let claim = |c: &VolumeClaimSource, read_only: bool| json!({ "persistentVolumeClaim": { "claimName": c.claim_name, "readOnly": read_only } });
+    let mut volume = if let Some(c) = &s.persistent_volume_claim {
+        claim(c, true)
     } else if let Some(host) = &s.host_path {
-        volume.insert("hostPath".into(), json!({ "path": host.path, "type": "Directory" }));
+        json!({ "hostPath": { "path": host.path, "type": "Directory" } })
     } else if let Some(image) = &s.image {
-        volume
-            .insert("image".into(), json!({ "reference": image.reference, "pullPolicy": image.pull_policy }));
+        json!({ "image": { "reference": image.reference, "pullPolicy": image.pull_policy } })
+    } else if let Some(c) = cache.and_then(|c| c.persistent_volume_claim.as_ref()) {
+        claim(c, false)
+    } else if let Some(host) = cache.and_then(|c| c.host_path.as_ref()) {
+        json!({ "hostPath": { "path": host.path, "type": "DirectoryOrCreate" } })
     } else {
-        volume.insert("emptyDir".into(), json!({}));
-    }
-    Value::Object(volume)
+        json!({ "emptyDir": {} })
+    };
+    volume["name"] = json!("model");
+    volume
 }
 
 /// The operator's own labels stand, whatever else is asked for.
