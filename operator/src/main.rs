@@ -1,11 +1,11 @@
 //! The controller of Sluice.
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluice_operator::local::{self, Options};
 use sluice_operator::run::Settings;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,6 +75,18 @@ struct RunArgs {
         value_parser = clap::value_parser!(u64).range(3..=600)
     )]
     lease_seconds: u64,
+    /// How logs are written.
+    #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
 }
 
 /// The flags of `up`.
@@ -114,7 +126,13 @@ fn main() -> anyhow::Result<()> {
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // Spans of the library that say what every line says already.
+    let filter = filter.add_directive("kube_runtime=warn".parse().context("a filter of logs")?);
+    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match args.log_format {
+        LogFormat::Text => to.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => to.json().init(),
+    }
     let host = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let settings = Settings {
         agent_image: args.agent_image,

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::names::{self, PEER_PORT};
-use crate::placing::{Placed, Problem, Site, SliceNow, There, place, spec};
+use crate::placing::{Moved, Placed, Problem, Site, SliceNow, There, place, spec};
 use crate::pressure::Page;
 use crate::reconcile::{Of, ReconcileError, waits, workers_by_name};
 use kube::ResourceExt;
@@ -85,10 +85,26 @@ pub async fn reconcile(
     for (blocks, units) in &placed.slices {
         put(names::rows(of.name, cohort, blocks.start), None, Some((blocks, units))).await?;
     }
-    for what in &placed.moves {
-        tracing::info!(namespace = of.namespace, deployment = of.name, "{what}");
+    if !placed.moves.is_empty() {
+        let (namespace, deployment) = (of.namespace, of.name);
+        tracing::info!(
+            namespace,
+            deployment,
+            generation,
+            "the placement changes: {}",
+            summary(&placed.moves)
+        );
+        placed.moves.iter().for_each(|m| tracing::debug!(namespace, deployment, "{m}"));
     }
     Ok(state(&placed, generation))
+}
+
+/// The moves of a table, counted: `4 joins, 12 takes tokens`.
+fn summary(moves: &[Moved]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    moves.iter().for_each(|m| *counts.entry(m.what).or_default() += 1);
+    let parts: Vec<String> = counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+    format!("of its units {}", parts.join(", "))
 }
 
 fn state(placed: &Placed, generation: Option<i64>) -> State {

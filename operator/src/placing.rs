@@ -14,6 +14,7 @@ use sluice_planner::{
     Held, Move, PlanError, Replicas, Request, Situation, Worker, next_table, plan as planned,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 
 /// Rows of an object at most, where the model allows: the API takes 8,192, and half of that leaves room to grow.
@@ -82,13 +83,30 @@ pub struct Placed {
     /// The rows by range of blocks; none where nothing can be said yet.
     pub slices: Vec<(Range<u16>, Vec<PlacedUnit>)>,
     /// What changes.
-    pub moves: Vec<String>,
+    pub moves: Vec<Moved>,
     /// Units that the model has, and those of them that take tokens.
     pub units: (usize, usize),
     /// Why not all of it can be placed.
     pub problem: Option<Problem>,
     /// Nothing is on its way.
     pub is_settled: bool,
+}
+
+/// One change of the placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// What becomes of it, of several units.
+    pub what: &'static str,
+    /// Which.
+    pub unit: Unit,
+    /// On which worker.
+    pub worker: String,
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}: {}", self.unit, self.worker, self.what)
+    }
 }
 
 /// Why experts are not placed.
@@ -373,15 +391,20 @@ fn placed_unit(row: &Replica, worker: &str) -> PlacedUnit {
     }
 }
 
-fn said(what: &Move, names: &BTreeMap<WorkerId, &str>) -> String {
-    let text = what.to_string();
-    let (Move::Drop((_, w))
-    | Move::Release((_, w))
-    | Move::Drain((_, w))
-    | Move::Activate((_, w))
-    | Move::Join((_, w))
-    | Move::Reload((_, w))) = what;
-    names.get(w).map_or_else(|| text.clone(), |name| text.replace(&w.to_string(), name))
+fn said(what: &Move, names: &BTreeMap<WorkerId, &str>) -> Moved {
+    let (kind, (unit, worker)) = match *what {
+        Move::Drop(held) => ("are lost with their worker", held),
+        Move::Release(held) => ("are released", held),
+        Move::Drain(held) => ("drain", held),
+        Move::Activate(held) => ("take tokens", held),
+        Move::Join(held) => ("load", held),
+        Move::Reload(held) => ("load again", held),
+    };
+    Moved {
+        what: kind,
+        unit,
+        worker: names.get(&worker).map_or_else(|| worker.to_string(), |n| (*n).to_owned()),
+    }
 }
 
 fn unplaceable(why: &PlanError) -> String {
