@@ -65,11 +65,16 @@ impl WriteError {
     }
 }
 
+/// Kind, namespace and name.
+type Key = (String, String, String);
+/// A digest of what was applied, and the version that made.
+type Applied = (blake3::Hash, Option<String>);
+
 /// The writer of one operator.
 pub struct Writer {
     client: Client,
-    /// What was applied, and the version that made: by kind, namespace and name.
-    applied: Mutex<HashMap<(String, String, String), (blake3::Hash, Option<String>)>>,
+    /// What was applied last.
+    applied: Mutex<HashMap<Key, Applied>>,
     crash: CrashPoint,
 }
 
@@ -137,8 +142,7 @@ impl Writer {
         let key = (kind, namespace.clone(), name.clone());
         {
             let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_same =
-                |(d, version): &(blake3::Hash, Option<String>)| *d == digest && version.as_deref() == seen;
+            let is_same = |(d, version): &Applied| *d == digest && version.as_deref() == seen;
             if seen.is_some() && applied.get(&key).is_some_and(is_same) {
                 return Ok(());
             }

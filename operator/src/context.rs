@@ -20,6 +20,9 @@ const AUTHORITY: &str = "sluice-ca";
 /// The operator's own certificates are renewed so often.
 const RENEWED: Duration = Duration::from_secs(24 * 3600);
 
+/// What agents are dialled with, and since when.
+type Dialled = (Arc<ClientConfig>, Instant);
+
 /// What every reconcile needs.
 pub struct Context {
     /// What there is.
@@ -39,7 +42,7 @@ pub struct Context {
     /// Metrics.
     pub admin: Arc<Admin>,
     /// Certificates to dial the agents of each deployment with.
-    clients: Mutex<HashMap<(String, String), (Arc<ClientConfig>, Instant)>>,
+    clients: Mutex<HashMap<(String, String), Dialled>>,
     /// What was written last: the cache may be older.
     pub scalers: Latest<RoleScaler>,
     /// The same.

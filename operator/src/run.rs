@@ -155,6 +155,8 @@ async fn reconcile_all(context: Context, waiting: mpsc::Receiver<ObjectRef<MoEDe
     .await;
 }
 
+// The library hands over what it has.
+#[allow(clippy::needless_pass_by_value)]
 fn retry(
     guard: Arc<crate::stores::Guard<MoEDeployment>>,
     error: &reconcile::ReconcileError,

@@ -166,8 +166,8 @@ pub fn trouble(name: &str, pod: &Pod) -> Option<(String, String)> {
     let all =
         || status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let waiting = |reason: &str, message: Option<&str>, last: Option<&str>| {
-        let why = [message, last].into_iter().flatten().map(str::trim).filter(|m| !m.is_empty());
-        let why = why.last().unwrap_or("no message").to_owned();
+        let mut why = [message, last].into_iter().flatten().map(str::trim).filter(|m| !m.is_empty());
+        let why = why.next_back().unwrap_or("no message").to_owned();
         Some((reason.to_owned(), format!("pod {name}: {why}")))
     };
     for c in all() {

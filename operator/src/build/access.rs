@@ -21,22 +21,22 @@ pub fn account(moe: &MoEDeployment) -> ServiceAccount {
 
 /// What it may do.
 pub fn role(moe: &MoEDeployment) -> Built<Role> {
-    Ok(serde_json::from_value(json!({
+    serde_json::from_value(json!({
         "metadata": names::owned(moe, names::agent(&moe.name_any()), COMPONENT),
         "rules": [{
             "apiGroups": [GROUP],
             "resources": ["expertplacements"],
             "verbs": ["get", "list", "watch"],
         }],
-    }))?)
+    }))
 }
 
 /// That it may.
 pub fn binding(moe: &MoEDeployment, namespace: &str) -> Built<RoleBinding> {
     let name = names::agent(&moe.name_any());
-    Ok(serde_json::from_value(json!({
+    serde_json::from_value(json!({
         "metadata": names::owned(moe, name.clone(), COMPONENT),
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
         "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": namespace }],
-    }))?)
+    }))
 }

@@ -4,6 +4,7 @@ use crate::names::{ADMIN_PORT, API_PORT, PEER_PORT};
 use crate::roles::{Common, RoleView, is_rank};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sluice_crds::{MoEDeployment, MoEDeploymentSpec, SchedulerPolicy};
+use std::fmt::Display;
 
 /// Where an agent finds its files, and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,11 +135,11 @@ pub fn gateway((moe, namespace): (&MoEDeployment, &str), name: &str, at: &Surrou
 struct Args(Vec<String>);
 
 impl Args {
-    fn add(&mut self, flag: &str, value: impl ToString) {
-        self.0.push(format!("--{flag}={}", value.to_string()));
+    fn add(&mut self, flag: &str, value: impl Display) {
+        self.0.push(format!("--{flag}={value}"));
     }
 
-    fn maybe(&mut self, flag: &str, value: Option<impl ToString>) {
+    fn maybe(&mut self, flag: &str, value: Option<impl Display>) {
         if let Some(value) = value {
             self.add(flag, value);
         }

@@ -62,7 +62,7 @@ pub fn deployment(moe: &MoEDeployment, namespace: &str, image: &str) -> Built<De
             },
         },
     });
-    Ok(serde_json::from_value(built)?)
+    serde_json::from_value(built)
 }
 
 /// The Service that clients reach it by.
@@ -82,5 +82,5 @@ pub fn service(moe: &MoEDeployment) -> Built<Service> {
     if let Some(class) = &asked.load_balancer_class {
         spec["loadBalancerClass"] = json!(class);
     }
-    Ok(serde_json::from_value(json!({ "metadata": metadata, "spec": spec }))?)
+    serde_json::from_value(json!({ "metadata": metadata, "spec": spec }))
 }

@@ -11,14 +11,14 @@ use sluice_crds::MoEDeployment;
 /// One pod of a component at a time may be evicted, and any that does not serve.
 pub fn budget(moe: &MoEDeployment, component: &str) -> Built<PodDisruptionBudget> {
     let name = moe.name_any();
-    Ok(serde_json::from_value(json!({
+    serde_json::from_value(json!({
         "metadata": names::owned(moe, format!("{name}-{component}"), component),
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": { "matchLabels": names::selector(&name, component) },
         },
-    }))?)
+    }))
 }
 
 /// Who may reach the pods of a deployment: each other on the peers' port, the operator there too, anybody on the port of
@@ -29,7 +29,7 @@ pub fn network(moe: &MoEDeployment, operator_namespace: &str) -> Built<NetworkPo
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
         "podSelector": { "matchLabels": { "app.kubernetes.io/name": "sluice-operator" } },
     });
-    Ok(serde_json::from_value(json!({
+    serde_json::from_value(json!({
         "metadata": names::owned(moe, name.clone(), "network"),
         "spec": {
             "podSelector": { "matchLabels": { DEPLOYMENT: name } },
@@ -45,5 +45,5 @@ pub fn network(moe: &MoEDeployment, operator_namespace: &str) -> Built<NetworkPo
                 ] },
             ],
         },
-    }))?)
+    }))
 }

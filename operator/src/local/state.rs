@@ -115,7 +115,7 @@ impl State {
     /// # Errors
     /// What it cannot go on without.
     pub async fn step(&mut self, manifest: &Manifest) -> Result<Vec<String>, UpError> {
-        let mut news = self.reap();
+        let news = self.reap();
         self.look().await;
         let (views, common) = roles(&manifest.moe.spec);
         let wanted: Vec<Role> = views.iter().map(|v| v.role).collect();
@@ -130,7 +130,7 @@ impl State {
             .filter(|a| a.role.is_some_and(|r| !wanted.contains(&r)))
             .for_each(Agent::stop);
         self.gateways(manifest)?;
-        self.place(manifest, &mut news)?;
+        self.place(manifest)?;
         self.start()?;
         Ok(news)
     }
@@ -244,13 +244,13 @@ impl State {
     }
 
     /// Who holds which expert, and the file that says so.
-    fn place(&mut self, manifest: &Manifest, news: &mut Vec<String>) -> Result<(), UpError> {
+    fn place(&mut self, manifest: &Manifest) -> Result<(), UpError> {
         let front = self.agents.values().filter(|a| a.role.is_none() && a.is_ready && !a.is_leaving());
         let addresses = front.map(|a| format!("127.0.0.1:{}", a.ports.peer)).collect();
         let (identity, tls) = (self.identity.clone(), Arc::clone(&self.tls));
         self.hub.follow(&self.of.0, &self.of.1, Gateways { addresses, identity, tls });
         let heard = self.hub.heard(&self.of.0, &self.of.1).filter(|h| h.at.elapsed() < STALE);
-        let page = heard.map(|h| h.page).unwrap_or_else(|| Arc::new(Page::default()));
+        let page = heard.map_or_else(|| Arc::new(Page::default()), |h| h.page);
         let there: BTreeMap<String, There> = self
             .agents
             .iter()
@@ -273,12 +273,6 @@ impl State {
         if self.table.take(&self.placed) || self.table.newest() == 0 {
             let path = self.dir.0.join("table.yaml");
             write(&path, &self.table.text(manifest.moe.spec.placement.segments))?;
-        }
-        if let Some(problem) = &self.placed.problem
-            && let crate::placing::Problem::Unplaceable(why) = problem
-            && !news.contains(why)
-        {
-            tracing::debug!("{why}");
         }
         Ok(())
     }
