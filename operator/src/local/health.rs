@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Whoever does not answer within this is not ready.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether the process whose pages are on this port of the loopback says that it is ready.
 pub async fn is_ready(port: i32) -> bool {

@@ -44,6 +44,12 @@ pub enum UpError {
     /// Its certificates.
     #[error(transparent)]
     Certificate(#[from] crate::certificates::CertificateError),
+    /// Its model is not on this machine.
+    #[error("the model of {} comes from a volume of a cluster: give its directory here with --model DIR", file.display())]
+    NoModel {
+        /// The manifest.
+        file: PathBuf,
+    },
     /// A file of its own.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -61,6 +67,9 @@ pub enum UpError {
 /// What the deployment cannot begin without.
 pub async fn up(options: Options, mut stop: impl AsyncFnMut(), say: impl Fn(&str)) -> Result<(), UpError> {
     let mut manifest = Manifest::read(&options.file)?;
+    if options.model.is_none() && manifest.moe.spec.model.source.host_path.is_none() {
+        return Err(UpError::NoModel { file: options.file });
+    }
     let mut state = State::new(&options, &manifest)?;
     say(&format!("logs are in {}", state.logs().display()));
     let (mut said, mut complaint) = (String::new(), String::new());

@@ -13,6 +13,7 @@ use crate::pods::{Roster, decide};
 use crate::pressure::{Gateways, Hub, Page};
 use crate::roles::{RoleView, roles};
 use crate::workers::fresh;
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use rustls::ClientConfig;
@@ -157,9 +158,8 @@ impl State {
 
     /// Whether processes are ready.
     async fn look(&mut self) {
-        for a in self.agents.values_mut().filter(|a| a.process.is_some() && !a.has_failed) {
-            a.is_ready = health::is_ready(a.ports.admin).await;
-        }
+        let running = self.agents.values_mut().filter(|a| a.process.is_some() && !a.has_failed);
+        join_all(running.map(async |a| a.is_ready = health::is_ready(a.ports.admin).await)).await;
     }
 
     /// The processes of a role. Whether something is in motion.
