@@ -1,0 +1,58 @@
+//! Runs tests one after the other, each in a namespace of its own.
+
+use crate::objects::{self, Space};
+use crate::tests::{Needs, Test};
+use crate::world::World;
+use crate::{dump, install};
+use std::time::{Duration, Instant};
+
+/// Whether all passed. A failed test does not keep others from running.
+pub async fn run(world: &World, tests: &[Test], keep: bool) -> bool {
+    let begin = Instant::now();
+    let mut failed = Vec::new();
+    for test in tests {
+        let start = Instant::now();
+        if let Err(error) = one(world, test, keep).await {
+            let dir = world.out.join(test.name);
+            println!("FAIL  {:<14} {:>6.1} s  {error:#}", test.name, start.elapsed().as_secs_f64());
+            println!("      objects and logs: {}", dir.display());
+            failed.push(test.name);
+        } else {
+            println!("ok    {:<14} {:>6.1} s  {}", test.name, start.elapsed().as_secs_f64(), test.what);
+        }
+    }
+    let seconds = begin.elapsed().as_secs();
+    println!("{} passed, {} failed, {seconds} s", tests.len() - failed.len(), failed.len());
+    failed.is_empty()
+}
+
+async fn one(world: &World, test: &Test, keep: bool) -> anyhow::Result<()> {
+    let space = Space { world, namespace: test.namespace() };
+    let limited = async {
+        match test.needs {
+            Needs::Nothing => {}
+            Needs::Chart => install::chart(world).await?,
+            Needs::Operator => install::operator(world).await?,
+        }
+        objects::restricted(world, &space.namespace).await?;
+        (test.run)(&space).await
+    };
+    let result = match tokio::time::timeout(test.limit, limited).await {
+        Ok(result) => result,
+        Err(_) => Err(anyhow::anyhow!("not within {:?}", test.limit)),
+    };
+    if let Err(error) = &result {
+        let dir = world.out.join(test.name);
+        // Of an earlier run.
+        let _ = std::fs::remove_dir_all(&dir);
+        dump::all(&space, &dir, error).await;
+    }
+    if keep && result.is_err() {
+        return result;
+    }
+    let removed = match test.own_namespace() {
+        true => objects::remove(world, &space.namespace, Duration::from_secs(120)).await,
+        false => Ok(()),
+    };
+    result.and(removed)
+}

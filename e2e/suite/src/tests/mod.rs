@@ -1,0 +1,141 @@
+//! The tests, in the order in which they run.
+
+mod delete_pod;
+mod invalid;
+mod manifests;
+mod quickstart;
+mod restricted;
+mod rights;
+mod samples;
+mod scale;
+mod uninstall;
+
+use crate::objects::Space;
+use anyhow::bail;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// Which suite a test is in. `full` has all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// The quickstart, and one fault of each kind.
+    Smoke,
+    /// Everything.
+    Full,
+}
+
+impl Tier {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What has to be there first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: the test sees to it.
+    Nothing,
+    /// The kinds.
+    Chart,
+    /// The operator, ready.
+    Operator,
+}
+
+type Ending<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// A test.
+pub struct Test {
+    pub name: &'static str,
+    /// What is shown when it passes.
+    pub what: &'static str,
+    pub tier: Tier,
+    pub needs: Needs,
+    pub limit: Duration,
+    pub run: for<'a> fn(&'a Space<'a>) -> Ending<'a>,
+}
+
+impl Test {
+    /// The namespace it has for itself; what the quickstart's page says is in `default`.
+    pub fn namespace(&self) -> String {
+        if self.own_namespace() { format!("e2e-{}", self.name) } else { "default".into() }
+    }
+
+    pub fn own_namespace(&self) -> bool {
+        self.name != quickstart::NAME
+    }
+}
+
+macro_rules! test {
+    ($name:expr, $module:ident, $tier:ident, $needs:ident, $seconds:expr, $what:expr) => {
+        Test {
+            name: $name,
+            what: $what,
+            tier: Tier::$tier,
+            needs: Needs::$needs,
+            limit: Duration::from_secs($seconds),
+            run: |space| Box::pin($module::run(space)),
+        }
+    };
+}
+
+/// All of them.
+pub fn all() -> Vec<Test> {
+    vec![
+        test!(
+            quickstart::NAME,
+            quickstart,
+            Smoke,
+            Nothing,
+            420,
+            "five commands of the page, and the model answers"
+        ),
+        test!("samples", samples, Smoke, Chart, 120, "every sample of crds/ is admitted"),
+        test!("invalid", invalid, Smoke, Chart, 240, "invalid manifests are refused, and told what to write"),
+        test!("rights", rights, Smoke, Chart, 120, "namespaced, the operator has no right elsewhere"),
+        test!(
+            "restricted",
+            restricted,
+            Smoke,
+            Operator,
+            300,
+            "all pods under the Pod Security level restricted"
+        ),
+        test!(
+            "delete-pod",
+            delete_pod,
+            Smoke,
+            Operator,
+            420,
+            "an expert pod deleted under streams: 0 failed, same answers"
+        ),
+        test!("scale", scale, Smoke, Operator, 480, "kubectl scale of experts 2->3->2 under streams"),
+        test!(
+            "uninstall",
+            uninstall,
+            Smoke,
+            Operator,
+            420,
+            "nothing is left but the CRDs, which another release adopts"
+        ),
+    ]
+}
+
+/// Those of a tier.
+pub fn tier(tier: Tier) -> Vec<Test> {
+    all().into_iter().filter(|test| test.tier == tier).collect()
+}
+
+/// Those of these names; all without any.
+///
+/// # Errors
+/// There is none of that name.
+pub fn named(names: &[String]) -> anyhow::Result<Vec<Test>> {
+    if let Some(unknown) = names.iter().find(|name| all().iter().all(|test| test.name != name.as_str())) {
+        bail!("there is no test {unknown}: `e2e list` lists them");
+    }
+    let wanted = |test: &Test| names.is_empty() || names.iter().any(|name| name == test.name);
+    Ok(all().into_iter().filter(wanted).collect())
+}
