@@ -10,7 +10,7 @@ expertplacements), so it needs neither `bind` nor `escalate`. `create` and `patc
   resources: [rolescalers, expertplacements]
   verbs: [get, list, watch, create, patch, update, delete]
 - apiGroups: [sluice.dev]
-  resources: [moedeployments/status, moeautoscalingpolicies/status, rolescalers/status]
+  resources: [moedeployments/status, moeautoscalingpolicies/status, rolescalers/status, expertplacements/status]
   verbs: [get, patch, update]
 # Owners whose deletion waits for what they own.
 - apiGroups: [sluice.dev]
@@ -35,7 +35,7 @@ expertplacements), so it needs neither `bind` nor `escalate`. `create` and `patc
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch, update, delete]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
