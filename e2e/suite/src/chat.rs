@@ -72,19 +72,36 @@ impl Answer {
     }
 }
 
-/// A way into a Service, as `kubectl port-forward` makes it.
-pub struct Forward {
-    pub port: u16,
-    _child: Child,
-    _group: Group,
+/// A way to a deployment's gateway.
+struct Way {
+    port: u16,
+    /// What it lasts as long as.
+    _forward: Option<(Child, Group)>,
 }
 
-impl Forward {
-    /// # Errors
-    /// kubectl doesn't get there.
-    pub async fn open(space: &Space<'_>, target: &str, port: u16) -> anyhow::Result<Self> {
-        let ports = format!(":{port}");
-        let run = space.kubectl(&["port-forward", "--address", "127.0.0.1", target, &ports]);
+impl Way {
+    async fn to(space: &Space<'_>, deployment: &str) -> anyhow::Result<Self> {
+        if space.world.cluster.own.is_some() {
+            Self::direct(space, deployment).await
+        } else {
+            Self::forward(space, deployment).await
+        }
+    }
+
+    /// To the pod's address: it lasts when the API server or a containerd is away.
+    async fn direct(space: &Space<'_>, deployment: &str) -> anyhow::Result<Self> {
+        let pods = space.role(deployment, "gateway").await?;
+        let address = pods.iter().find_map(|pod| pod.status.as_ref()?.pod_ip.as_ref());
+        let address = format!("{}:8080", address.context("the gateway has no address")?);
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        space.world.cluster.verb(&["reach", &address, &port.to_string()]).await?;
+        Ok(Self { port, _forward: None })
+    }
+
+    /// As a person gets there on any cluster.
+    async fn forward(space: &Space<'_>, deployment: &str) -> anyhow::Result<Self> {
+        let target = format!("service/{deployment}");
+        let run = space.kubectl(&["port-forward", "--address", "127.0.0.1", &target, ":80"]);
         let (mut child, group) = run.start()?;
         let out = child.stdout.take().context("no output")?;
         let mut lines = BufReader::new(out).lines();
@@ -95,7 +112,7 @@ impl Forward {
         let port = port.with_context(|| format!("no port in {line:?}"))?;
         // It says a line for each connection, and must not wait for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { port, _child: child, _group: group })
+        Ok(Self { port, _forward: Some((child, group)) })
     }
 }
 
@@ -154,7 +171,7 @@ fn requests() -> Vec<Value> {
 pub struct Streams {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Tally>>,
-    _forward: Forward,
+    _way: Way,
 }
 
 #[derive(Default)]
@@ -171,8 +188,8 @@ impl Streams {
     /// # Errors
     /// Something is not answered.
     pub async fn begin(space: &Space<'_>, deployment: &str, clients: usize) -> anyhow::Result<Self> {
-        let forward = Forward::open(space, &format!("service/{deployment}"), 80).await?;
-        let (port, http) = (forward.port, Client::builder(TokioExecutor::new()).build_http());
+        let way = Way::to(space, deployment).await?;
+        let (port, http) = (way.port, Client::builder(TokioExecutor::new()).build_http());
         let mut known = Vec::new();
         for mut request in requests() {
             request["model"] = deployment.into();
@@ -184,7 +201,7 @@ impl Streams {
             let (stop, known, http) = (stop.clone(), known.clone(), http.clone());
             tokio::spawn(async move { one_after_the_other(&http, port, &known, client, &stop).await })
         });
-        Ok(Self { tasks: tasks.collect(), stop, _forward: forward })
+        Ok(Self { tasks: tasks.collect(), stop, _way: way })
     }
 
     /// Lets what runs finish. No answer may have failed or been different, and there must be so many.

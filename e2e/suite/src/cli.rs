@@ -1,10 +1,11 @@
 //! The command line.
 
 use crate::cluster::{Cluster, Lifetime};
+use crate::install;
 use crate::runner;
 use crate::tests::{self, Tier};
 use crate::world::World;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -75,7 +76,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<bool> {
             let cluster = Cluster::up(&name, Lifetime::Stays).await?;
             let world = World::connect(cluster, out, values).await?;
             world.load_images().await?;
-            crate::install::operator(&world).await?;
+            install::operator(&world).await?;
             println!("{}", world.tools.kubeconfig.display());
             eprintln!("e2e: export KUBECONFIG={}", world.tools.kubeconfig.display());
             eprintln!("e2e: kubectl and helm are in {}; `e2e down` ends it", world.tools.bin.display());
@@ -112,6 +113,9 @@ async fn suite(
     let world = World::connect(cluster, out, values).await?;
     if !existing {
         world.load_images().await?;
+    } else if install::there(&world).await? {
+        // It would be uninstalled.
+        bail!("this cluster has a release {}: tests need a cluster without one", install::RELEASE);
     }
     let passed = runner::run(&world, &tests, keep).await;
     world.cluster.end().await?;

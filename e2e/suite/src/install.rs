@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub const RELEASE: &str = "sluice";
 pub const NAMESPACE: &str = "sluice-system";
-const CHART: &str = "charts/sluice";
+pub const CHART: &str = "charts/sluice";
 
 /// Whether the release is there.
 ///

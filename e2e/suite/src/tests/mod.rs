@@ -1,6 +1,6 @@
 //! The tests, in the order in which they run.
 
-mod delete_pod;
+mod faults;
 mod invalid;
 mod manifests;
 mod quickstart;
@@ -42,6 +42,8 @@ pub enum Needs {
     Chart,
     /// The operator, ready.
     Operator,
+    /// The operator, and a cluster whose nodes and daemons may be harmed.
+    Node,
 }
 
 type Ending<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
@@ -69,14 +71,14 @@ impl Test {
 }
 
 macro_rules! test {
-    ($name:expr, $module:ident, $tier:ident, $needs:ident, $seconds:expr, $what:expr) => {
+    ($name:expr, $run:path, $tier:ident, $needs:ident, $seconds:expr, $what:expr) => {
         Test {
             name: $name,
             what: $what,
             tier: Tier::$tier,
             needs: Needs::$needs,
             limit: Duration::from_secs($seconds),
-            run: |space| Box::pin($module::run(space)),
+            run: |space| Box::pin($run(space)),
         }
     };
 }
@@ -86,35 +88,77 @@ pub fn all() -> Vec<Test> {
     vec![
         test!(
             quickstart::NAME,
-            quickstart,
+            quickstart::run,
             Smoke,
             Nothing,
             420,
             "five commands of the page, and the model answers"
         ),
-        test!("samples", samples, Smoke, Chart, 120, "every sample of crds/ is admitted"),
-        test!("invalid", invalid, Smoke, Chart, 240, "invalid manifests are refused, and told what to write"),
-        test!("rights", rights, Smoke, Chart, 120, "namespaced, the operator has no right elsewhere"),
+        test!("samples", samples::run, Smoke, Chart, 120, "every sample of crds/ is admitted"),
+        test!(
+            "invalid",
+            invalid::run,
+            Smoke,
+            Chart,
+            240,
+            "invalid manifests are refused, and told what to write"
+        ),
+        test!("rights", rights::run, Smoke, Chart, 120, "namespaced, the operator has no right elsewhere"),
         test!(
             "restricted",
-            restricted,
+            restricted::run,
             Smoke,
             Operator,
             300,
             "all pods under the Pod Security level restricted"
         ),
+        test!("expert", faults::expert, Smoke, Operator, 420, "expert pods deleted: 0 failed, same answers"),
         test!(
-            "delete-pod",
-            delete_pod,
+            "attention",
+            faults::attention,
             Smoke,
             Operator,
             420,
-            "an expert pod deleted under streams: 0 failed, same answers"
+            "the attention pod deleted: 0 failed, same answers"
         ),
-        test!("scale", scale, Smoke, Operator, 480, "kubectl scale of experts 2->3->2 under streams"),
+        test!(
+            "operator",
+            faults::operator,
+            Smoke,
+            Operator,
+            420,
+            "the operator deleted: 0 failed, same answers"
+        ),
+        test!("drain", faults::drain, Smoke, Node, 480, "a node drained: 0 failed, same answers"),
+        test!("containerd", faults::containerd, Full, Node, 420, "containerd killed: 0 failed, same pods"),
+        test!("power", faults::power, Full, Node, 600, "a node's power lost: 0 failed, same answers"),
+        test!(
+            "apiserver",
+            faults::apiserver,
+            Full,
+            Node,
+            480,
+            "the API server away for 60 s: 0 failed, same answers"
+        ),
+        test!(
+            "upgrade",
+            faults::upgrade,
+            Full,
+            Operator,
+            480,
+            "helm upgrade with changed CRDs: no agent is rolled"
+        ),
+        test!(
+            "scale",
+            scale::run,
+            Smoke,
+            Operator,
+            600,
+            "kubectl scale of experts and attention: 0 failed, same answers"
+        ),
         test!(
             "uninstall",
-            uninstall,
+            uninstall::run,
             Smoke,
             Operator,
             420,

@@ -12,7 +12,8 @@ pub const NAME: &str = "quickstart";
 
 pub async fn run(space: &Space<'_>) -> anyhow::Result<()> {
     let world = space.world;
-    space.kubectl(&["delete", "moe", "--all", "--ignore-not-found"]).output().await?;
+    // What an earlier run left.
+    space.kubectl(&["delete", "moe", "tiny-moe", "--ignore-not-found"]).output().await?;
     install::away(world).await?;
     objects::restricted(world, install::NAMESPACE).await?;
     let path = cluster::top().join("docs/quickstart.md");
