@@ -63,5 +63,8 @@ async fn one(world: &World, test: &Test, keep: bool) -> anyhow::Result<()> {
         true => objects::remove(world, &space.namespace, Duration::from_secs(120)).await,
         false => Ok(()),
     };
-    result.and(removed)
+    match (result, removed) {
+        (Err(error), Err(stays)) => Err(error.context(format!("{stays:#}, and before that"))),
+        (result, removed) => result.and(removed),
+    }
 }

@@ -8,6 +8,7 @@ mod restricted;
 mod rights;
 mod samples;
 mod scale;
+mod standby;
 mod uninstall;
 
 use crate::objects::Space;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Test> {
             "invalid manifests are refused, and told what to write"
         ),
         test!("rights", rights::run, Smoke, Chart, 120, "namespaced, the operator has no right elsewhere"),
+        test!("standby", standby::run, Smoke, Operator, 300, "two operators Ready, one leads; helm test"),
         test!(
             "restricted",
             restricted::run,

@@ -24,6 +24,9 @@ pub async fn run(space: &Space<'_>) -> anyhow::Result<()> {
     for role in ["attention", "experts", "gateway"] {
         ensure!(!space.role("tiny", role).await?.is_empty(), "the {role} pods went with the operator");
     }
+    let finalizers =
+        space.kubectl(&["get", "moe", "tiny", "-o", "jsonpath={.metadata.finalizers}"]).text().await?;
+    ensure!(finalizers.is_empty(), "nobody is left to take off {finalizers}");
     let left = world.tools.kubectl(["get", KINDS, "-n", install::NAMESPACE, "-o", "name"]).text().await?;
     let known = |name: &&str| !matches!(*name, "configmap/kube-root-ca.crt" | "serviceaccount/default");
     let left: Vec<_> = left.lines().filter(known).filter(|name| !name.contains("sluice-ca")).collect();
