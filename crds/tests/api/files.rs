@@ -4,23 +4,29 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-#[test]
-fn the_yaml_is_up_to_date() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
-    let expected: BTreeMap<_, _> = sluice_crds::all()
-        .iter()
-        .map(|crd| (sluice_crds::file_name(crd), sluice_crds::to_yaml(crd).unwrap()))
-        .collect();
-    let found: BTreeMap<_, _> = fs::read_dir(&dir)
+fn files(dir: &str) -> BTreeMap<String, String> {
+    fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| {
             (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
         })
+        .collect()
+}
+
+#[test]
+fn the_yaml_is_up_to_date() {
+    let expected: BTreeMap<_, _> = sluice_crds::all()
+        .iter()
+        .map(|crd| (sluice_crds::file_name(crd), sluice_crds::to_yaml(crd).unwrap()))
         .collect();
     assert!(
-        found == expected,
+        files("yaml") == expected,
         "crds/yaml is not what the types say: run `cargo run -p sluice-operator -- crds --out crds/yaml`"
+    );
+    assert!(
+        files("../charts/sluice/files/crds") == expected,
+        "the chart's definitions are not those of crds/yaml: run `charts/check --update`"
     );
 }
 
