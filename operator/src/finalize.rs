@@ -1,8 +1,10 @@
-//! The end of a deployment: its gateway first, so that what runs may finish; then garbage collection takes the rest.
+//! The end of a deployment: its gateway first, so that what runs may finish; then the rows of its placement, so that workers
+//! know that nobody needs them; then garbage collection takes the rest.
 
 use crate::build::gateway::COMPONENT;
 use crate::context::Context;
 use crate::names::{self, FINALIZER};
+use crate::placement;
 use crate::reconcile::{Of, ReconcileError};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
@@ -35,6 +37,10 @@ pub async fn finalize(ctx: &Context, of: Of<'_>) -> Result<Action, ReconcileErro
         return Ok(Action::requeue(Duration::from_secs(2)));
     }
     ctx.pressure.forget(of.namespace, of.name);
+    // Nobody asks for experts any more: workers that are told to go need not wait for others to take them over.
+    if placement::clear(ctx, of).await? {
+        return Ok(Action::requeue(Duration::from_secs(2)));
+    }
     let rest: Vec<&String> = of.moe.finalizers().iter().filter(|f| *f != FINALIZER).collect();
     let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": of.moe.resource_version() } });
     ctx.writer.patch::<MoEDeployment>((of.namespace, of.name), None, &Patch::Merge(patch)).await?;

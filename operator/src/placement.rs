@@ -145,6 +145,28 @@ fn slice(object: &ExpertPlacement) -> Option<SliceNow> {
     })
 }
 
+/// Takes all rows of a deployment away. Whether there were any.
+///
+/// # Errors
+/// What could not be written.
+pub async fn clear(ctx: &Context, of: Of<'_>) -> Result<bool, ReconcileError> {
+    let mut any = false;
+    for cached in ctx.stores.placements_of(of.namespace, of.name) {
+        let name = cached.name_any();
+        let Some(now) = ctx.placements.newest(Some(cached), of.namespace, &name) else { continue };
+        if now.spec.units.is_empty() || now.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        any = true;
+        let mut changed = now;
+        changed.spec.generation += 1;
+        changed.spec.units.clear();
+        let written = ctx.writer.replace(&changed).await?;
+        ctx.placements.wrote(&written);
+    }
+    Ok(any)
+}
+
 /// Writes an object if its spec is another. Returns its generation.
 async fn write(
     ctx: &Context,
