@@ -6,6 +6,9 @@ use crate::world::World;
 use crate::{dump, install};
 use std::time::{Duration, Instant};
 
+/// Agents of a failed test may take all of their grace period.
+const REMOVED: Duration = Duration::from_secs(360);
+
 /// Whether all passed. A failed test does not keep others from running.
 pub async fn run(world: &World, tests: &[Test], keep: bool) -> bool {
     let begin = Instant::now();
@@ -60,7 +63,7 @@ async fn one(world: &World, test: &Test, keep: bool) -> anyhow::Result<()> {
         return result;
     }
     let removed = match test.own_namespace() {
-        true => objects::remove(world, &space.namespace, Duration::from_secs(120)).await,
+        true => objects::remove(world, &space.namespace, REMOVED).await,
         false => Ok(()),
     };
     match (result, removed) {

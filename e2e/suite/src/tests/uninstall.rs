@@ -28,8 +28,12 @@ pub async fn run(space: &Space<'_>) -> anyhow::Result<()> {
         space.kubectl(&["get", "moe", "tiny", "-o", "jsonpath={.metadata.finalizers}"]).text().await?;
     ensure!(finalizers.is_empty(), "nobody is left to take off {finalizers}");
     let left = world.tools.kubectl(["get", KINDS, "-n", install::NAMESPACE, "-o", "name"]).text().await?;
-    let known = |name: &&str| !matches!(*name, "configmap/kube-root-ca.crt" | "serviceaccount/default");
-    let left: Vec<_> = left.lines().filter(known).filter(|name| !name.contains("sluice-ca")).collect();
+    // The CA, for agents that serve on, and the Lease, which the operator that ends may have written last: both are said
+    // on the chart's page.
+    let known =
+        ["configmap/kube-root-ca.crt", "serviceaccount/default", "lease.coordination.k8s.io/sluice-operator"];
+    let left: Vec<_> =
+        left.lines().filter(|name| !known.contains(name) && !name.contains("sluice-ca")).collect();
     ensure!(left.is_empty(), "left in {}: {left:?}", install::NAMESPACE);
     let roles =
         ["get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/instance=sluice", "-o", "name"];
