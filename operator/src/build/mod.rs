@@ -9,3 +9,6 @@ pub mod pod;
 
 /// An object built. It fails only where a manifest has what Kubernetes' own types cannot hold.
 pub type Built<K> = Result<K, serde_json::Error>;
+
+#[cfg(test)]
+mod tests;
