@@ -398,7 +398,7 @@ fn what_does_not_fit_is_said_at_the_start() {
         );
     };
     refused(&["experts", "--name", "e7", "--tls", "off"], "has no worker \"e7\"");
-    refused(&["attention", "--name", "e0", "--tls", "off"], "as Experts");
+    refused(&["attention", "--name", "e0", "--tls", "off"], "has e0 as experts");
     refused(&["experts", "--name", "e0", "--tls", "/nowhere"], "/nowhere/tls.crt");
     refused(&["experts", "--name", "e0", "--tls", "off", "--deployment", "x"], "NAMESPACE/NAME");
     refused(

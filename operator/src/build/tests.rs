@@ -74,7 +74,7 @@ fn a_worker_runs_with_no_rights_and_says_who_it_is() {
     assert_eq!(pod["metadata"]["labels"]["sluice.dev/role"], "experts");
     assert_eq!(pod["spec"]["readinessGates"][0]["conditionType"], "sluice.dev/experts-loaded");
     assert!(
-        json!(pod_of(&moe(&[]), Role::Attention))["spec"]["containers"][0]["resources"]["limits"].is_null()
+        json!(pod_of(&moe(&[]), Role::Attention))["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"].is_null()
     );
 }
 
