@@ -6,10 +6,13 @@ use std::path::Path;
 
 fn files(dir: &str) -> BTreeMap<String, String> {
     fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
         .map(|path| {
-            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
+            (
+                path.file_name().expect("a name").to_string_lossy().into_owned(),
+                fs::read_to_string(&path).expect("a text"),
+            )
         })
         .collect()
 }
