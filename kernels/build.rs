@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, exit};
 
 /// Source files and the architectures that each is compiled for.
-const SOURCES: [(&str, &[&str]); 12] = [
+const SOURCES: [(&str, &[&str]); 14] = [
     ("attention", &["90a"]),
     ("attention_plan", EVERYWHERE),
     ("dense", &["90a"]),
+    ("dense_many", &["90a"]),
     ("fill", EVERYWHERE),
     ("lists", EVERYWHERE),
     ("logits", EVERYWHERE),
@@ -23,11 +24,12 @@ const SOURCES: [(&str, &[&str]); 12] = [
     ("router", EVERYWHERE),
     ("rows", EVERYWHERE),
     ("expert_ffn", &["90a"]),
+    ("expert_ffn_paired", &["90a"]),
 ];
 const EVERYWHERE: &[&str] = &["80", "90a", "100a"];
 
-/// Values of N that wgmma instructions are written for; `expert_ffn.cu`, `dense.cu` and `attention.cu` use these.
-const PRODUCT_WIDTHS: [usize; 9] = [8, 16, 32, 64, 96, 128, 160, 192, 256];
+/// Values of N that wgmma instructions are written for; the kernels with matrix products use these.
+const PRODUCT_WIDTHS: [usize; 15] = [8, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256];
 /// And those with their left operand in registers.
 const REGISTER_PRODUCT_WIDTHS: [usize; 2] = [64, 128];
 

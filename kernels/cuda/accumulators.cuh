@@ -53,6 +53,30 @@ struct Accumulators {
       }
     }
   }
+  // The same in shared memory, from this thread's first piece on.
+  __device__ __forceinline__ void store_shared(uint32_t to) const {
+#pragma unroll
+    for (int m = 0; m < kTiles; m++) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; i += 4) {
+        ptx::store_shared_floats(to + (m * kTokens / 8 + i / 4) * kScratchStride * 16,
+                                 make_float4(v[m][i], v[m][i + 1], v[m][i + 2], v[m][i + 3]));
+      }
+    }
+  }
+  __device__ __forceinline__ void load_shared(uint32_t from) {
+#pragma unroll
+    for (int m = 0; m < kTiles; m++) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; i += 4) {
+        const float4 four = ptx::load_shared_floats(from + (m * kTokens / 8 + i / 4) * kScratchStride * 16);
+        v[m][i] = four.x;
+        v[m][i + 1] = four.y;
+        v[m][i + 2] = four.z;
+        v[m][i + 3] = four.w;
+      }
+    }
+  }
   __device__ __forceinline__ void wait() {
     ptx::products_wait<0>();
 #pragma unroll

@@ -72,18 +72,17 @@ __device__ __forceinline__ void multiply(Accumulators<S::kTiles, kTokens>& acc, 
   acc.clear();
   uint32_t previous = 0;
   for (int k = 0; k < stages; k++) {
+    const layout::Descriptor weights = layout::strips_at(
+        place.weights(0) + warpgroup * S::kWarpgroupStrips * layout::kBlockBytes, layout::kBlockBytes);
+    const layout::Descriptor tokens = layout::wide_rows_at(place.tokens());
     place.wait_full();
-    const uint64_t weights = layout::operand(place.weights(0) + warpgroup * S::kWarpgroupStrips * layout::kBlockBytes,
-                                             layout::kBlockBytes);
-    const uint64_t tokens = layout::wide_operand(place.tokens());
     ptx::products_begin();
 #pragma unroll
     for (int step = 0; step < kStageColumns / 16; step++) {
-      const uint64_t block = weights + layout::operand_offset(step / 2 * place.block_bytes() + step % 2 * 32);
+      const uint32_t block = step / 2 * place.block_bytes() + step % 2 * 32;
 #pragma unroll
       for (int m = 0; m < S::kTiles; m++) {
-        Wgmma<kTokens>::accumulate(acc.v[m], block + layout::operand_offset(m * 8 * layout::kBlockBytes),
-                                   tokens + layout::operand_offset(step * 32));
+        Wgmma<kTokens>::accumulate(acc.v[m], weights.moved(block + m * 8 * layout::kBlockBytes), tokens.moved(step * 32));
       }
     }
     ptx::products_commit();
@@ -175,7 +174,7 @@ __device__ __forceinline__ void run(const TensorMap& x, const Params& p) {
       ptx::barrier_init(ptx::shared_address(shared.full + i), 2);
       ptx::barrier_init(ptx::shared_address(shared.empty + i), kConsumerWarps);
     }
-    for (int i = 0; i < 2 * kMaxTurns; i++) {
+    for (int i = 0; i < 2 * S::kMaxTurns; i++) {
       ptx::barrier_init(ptx::shared_address(shared.sent[0] + i), 1);
       ptx::barrier_init(ptx::shared_address(shared.taken[0] + i), kSegments * kConsumerWarps / 2);
     }
@@ -203,8 +202,8 @@ __device__ __forceinline__ void run(const TensorMap& x, const Params& p) {
 }
 
 // Flat: 128 weight rows x up to 256 tokens. Tall: 256 x up to 128.
-using Flat = Shape<1>;
-using Tall = Shape<2>;
+using Flat = Shape<1, 4>;
+using Tall = Shape<2, 2>;
 static_assert(kSharedAlignment + sizeof(Shared<Flat>) <= kSharedLimit && kSharedAlignment + sizeof(Shared<Tall>) <= kSharedLimit);
 
 }  // namespace

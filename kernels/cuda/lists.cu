@@ -1,4 +1,4 @@
-// Sorts the router's choices by expert, in one block.
+// Sorts the router's choices by expert, in one block; and brings rows into that order.
 #include "lists.cuh"
 #include "ptx.cuh"
 
@@ -75,4 +75,17 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       target_list[at] = p.target_of(pair);
     }
   }
+}
+
+// to[i] = x[source[i]] for each listed pair: a block for each pair that may be listed.
+extern "C" __global__ void __launch_bounds__(256)
+    gather_listed(const ptx::bf16* x, int x_stride, int columns, const lists::Header* header, const int* source,
+                  ptx::bf16* to) {
+  ptx::let_next_kernel_start();
+  ptx::wait_for_previous_kernel();
+  const int i = blockIdx.x;
+  if (i >= header->total_rows) return;
+  const uint4* const row = reinterpret_cast<const uint4*>(x + static_cast<long long>(source[i]) * x_stride);
+  uint4* const out = reinterpret_cast<uint4*>(to + static_cast<long long>(i) * columns);
+  for (int piece = threadIdx.x; piece < columns / 8; piece += 256) out[piece] = row[piece];
 }

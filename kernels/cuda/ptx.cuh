@@ -78,6 +78,16 @@ __device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, uint32_
       : "memory");
 }
 
+// The same to the same place in each block of the cluster that `blocks` has a bit for; each block's barrier learns of it.
+__device__ __forceinline__ void copy_bulk_to(uint16_t blocks, uint32_t to, const void* from, uint32_t bytes,
+                                             uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(
+          to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // Copies a box of a matrix as its tensor map says, from (column, row); what lies outside the matrix becomes zeros, and
 // counts as copied.
 __device__ __forceinline__ void copy_box(uint32_t to, const void* map, int column, int row, uint32_t barrier) {
@@ -85,6 +95,14 @@ __device__ __forceinline__ void copy_box(uint32_t to, const void* map, int colum
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
           to),
       "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void copy_box_to(uint16_t blocks, uint32_t to, const void* map, int column, int row,
+                                            uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+          to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
       : "memory");
 }
 __device__ __forceinline__ void prefetch_map(const void* map) {
@@ -143,6 +161,8 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 __device__ __forceinline__ void fence_shared_for_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+// What this thread stored or saw stored in any memory, before bulk copies read it.
+__device__ __forceinline__ void fence_for_copies() { asm volatile("fence.proxy.async;" ::: "memory"); }
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
@@ -186,6 +206,10 @@ __device__ __forceinline__ float4 load_shared_floats(uint32_t from) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
   return v;
+}
+
+__device__ __forceinline__ void store_shared_floats(uint32_t to, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
 // 2^n of an integer n up to 0; 0 below the smallest normal one, and for anything that is no number.

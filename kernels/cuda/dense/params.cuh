@@ -25,8 +25,13 @@ struct Params {
   int y_stride;   // values
   int y_is_f32;
   int segments;   // 1, or kSegments: then blocks come in clusters of as many
-  int chunk;      // tokens of a tile: rows of the tensor map's box
+  int chunk;      // tokens of a tile; rows of the tensor map's box, but where two blocks share tokens
+  int shared;     // dense_many: kWeightsShared, or kTokensShared
 };
+
+// What the two blocks of a cluster of dense_many share.
+constexpr int kWeightsShared = 0;
+constexpr int kTokensShared = 1;
 
 static_assert(sizeof(Params) == 48, "change the launch wrapper too");
 
@@ -34,10 +39,17 @@ constexpr int kConsumerWarps = 8;
 // A warp streams weights and one brings tokens; registers are moved by whole warpgroups.
 constexpr int kThreads = 32 * (kConsumerWarps + 4);
 
-// A tile is two warpgroups of `kTiles` x 64 weight rows each, times a chunk of tokens.
-template <int kTiles_>
+// A block's shared memory is aligned to 1 KB by hand.
+constexpr int kSharedAlignment = 1024;
+// What the launch wrapper asks for: all that a block can have.
+constexpr int kSharedLimit = 227 * 1024;
+
+// A tile is two warpgroups of `kTiles` x 64 weight rows each, times a chunk of tokens. Up to `kMaxTurns` exchanges of a
+// warpgroup may be under way.
+template <int kTiles_, int kMaxTurns_>
 struct Shape {
   static constexpr int kTiles = kTiles_;
+  static constexpr int kMaxTurns = kMaxTurns_;
   static constexpr int kWarpgroupStrips = kTiles * 8;
   static constexpr int kStrips = 2 * kWarpgroupStrips;
 };

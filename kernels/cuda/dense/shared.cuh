@@ -2,15 +2,13 @@
 #pragma once
 #include "../ring.cuh"
 #include "params.cuh"
+#include "store.cuh"
 
 namespace dense {
 
 constexpr int kMaxStages = 32;
 // The ring and the exchange, whose sizes depend on the launch.
 constexpr int kPoolBytes = 215 * 1024;
-// Exchanges of a warpgroup that may be under way.
-constexpr int kMaxTurns = 2;
-constexpr int kStagingBytes = 256;
 
 template <class S>
 struct Shared {
@@ -18,16 +16,11 @@ struct Shared {
   uint8_t staging[kConsumerWarps][kStagingBytes];
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
-  uint64_t sent[2][kMaxTurns];
-  uint64_t taken[2][kMaxTurns];
+  uint64_t sent[2][S::kMaxTurns];
+  uint64_t taken[2][S::kMaxTurns];
   // A tile that has fewer strips than its warpgroups multiply: what they read beyond it is of no output, but must exist.
   uint8_t beyond[S::kWarpgroupStrips * layout::kBlockBytes];
 };
-
-// The struct is aligned to 1 KB by hand.
-constexpr int kSharedAlignment = 1024;
-// What the launch wrapper asks for: all that a block can have.
-constexpr int kSharedLimit = 227 * 1024;
 
 // A stage is `kStageBlocks` blocks of the tile's strips, block by block, and then the chunk's tokens in rows of 128
 // bytes.

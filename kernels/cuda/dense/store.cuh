@@ -4,6 +4,9 @@
 
 namespace dense {
 
+// Shared memory of a warp that its rows pass through.
+constexpr int kStagingBytes = 256;
+
 // One warp's part of a group of 8 tokens: its 16 of 64 weight rows, two strips of 8. `sums` lie as accumulators.cuh says.
 struct Store {
   const Params& p;

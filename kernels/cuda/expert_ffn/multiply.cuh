@@ -12,15 +12,21 @@ using products::kScratchStride;
 // The largest N at which all levels of the tree over segments wait in registers.
 constexpr int kTokensWithAllLevels = 64;
 
+// A stage's operands for one warpgroup.
+struct Operands {
+  layout::Descriptor weights, tokens;
+};
+
 // One block of 32 columns.
 template <class S, int kTokens>
-__device__ __forceinline__ void multiply_block(Accumulators<S::kTiles, kTokens>& acc, uint64_t weights, uint64_t tokens) {
+__device__ __forceinline__ void multiply_block(Accumulators<S::kTiles, kTokens>& acc, const Operands& at, int block) {
 #pragma unroll
   for (int step = 0; step < 2; step++) {
 #pragma unroll
     for (int m = 0; m < S::kTiles; m++) {
-      Wgmma<kTokens>::accumulate(acc.v[m], weights + layout::operand_offset(m * 8 * layout::kBlockBytes + step * 32),
-                                 tokens + layout::operand_offset(step * 32));
+      Wgmma<kTokens>::accumulate(
+          acc.v[m], at.weights.moved(block * S::kWeightBlockBytes + m * 8 * layout::kBlockBytes + step * 32),
+          at.tokens.moved(block * layout::kBlockBytes + step * 32));
     }
   }
 }
@@ -43,13 +49,9 @@ struct Chain {
     place.wait_full();
     ptx::fence_shared_for_products();
   }
-  template <int kTokens>
-  __device__ __forceinline__ void multiply(Accumulators<S::kTiles, kTokens>& acc, int block) const {
-    const uint64_t weights =
-        layout::operand(place.weights() + warpgroup * S::kTiles * 8 * layout::kBlockBytes, layout::kBlockBytes);
-    const uint64_t tokens = layout::operand(place.tokens(), S::kTokenBytes);
-    multiply_block<S>(acc, weights + layout::operand_offset(block * S::kWeightBlockBytes),
-                      tokens + layout::operand_offset(block * layout::kBlockBytes));
+  __device__ __forceinline__ Operands operands() const {
+    return {layout::strips_at(place.weights() + warpgroup * S::kTiles * 8 * layout::kBlockBytes, layout::kBlockBytes),
+            layout::strips_at(place.tokens(), S::kTokenBytes)};
   }
 
   // Stages that are not multiplied: the tile ends before this warpgroup's strips.
@@ -67,10 +69,11 @@ struct Chain {
     uint32_t previous = 0;
     const int whole = blocks / S::kBlocks;
     for (int k = 0; k < whole; k++) {
+      const Operands at = operands();
       enter_stage();
       ptx::products_begin();
 #pragma unroll
-      for (int b = 0; b < S::kBlocks; b++) multiply(acc, b);
+      for (int b = 0; b < S::kBlocks; b++) multiply_block<S>(acc, at, b);
       ptx::products_commit();
       if (k > 0) {
         ptx::products_wait<1>();
@@ -83,11 +86,12 @@ struct Chain {
     if (whole > 0) release(previous);
     const int rest = blocks - whole * S::kBlocks;
     if (rest > 0) {
+      const Operands at = operands();
       enter_stage();
 #pragma unroll 1
       for (int b = 0; b < rest; b++) {
         ptx::products_begin();
-        multiply(acc, b);
+        multiply_block<S>(acc, at, b);
         ptx::products_commit();
       }
       acc.wait();
@@ -140,11 +144,12 @@ struct Chain {
     acc.clear();
     while (walk.done < end) {
       if (walk.in_stage == 0) enter_stage();
+      const Operands at = operands();
       const int here = min(S::kBlocks - walk.in_stage, end - walk.done);
 #pragma unroll 1
       for (int b = walk.in_stage; b < walk.in_stage + here; b++) {
         ptx::products_begin();
-        multiply(acc, b);
+        multiply_block<S>(acc, at, b);
         ptx::products_commit();
       }
       acc.wait();

@@ -8,7 +8,7 @@ use sluice_kernels::cuda::{
 };
 
 use crate::common::seeded;
-use crate::{BYTES_PER_SECOND, FLOPS_PER_SECOND, time};
+use crate::{FLOPS_PER_SECOND, bytes_per_second, time};
 
 /// Qwen3-30B-A3B's attention.
 const HEADS: usize = 32;
@@ -102,7 +102,7 @@ pub fn decode(device: &Device, all: bool) -> Result<(), Error> {
     for (sequences, length, peer) in DECODE {
         let mut setup = Setup::new(device, sequences, length, 1, Tiles::Decode)?;
         let bytes = sequences * (length * KV_HEADS * 2 + HEADS * 2) * HEAD_DIM * size_of::<bf16>();
-        let floor = bytes as f64 / BYTES_PER_SECOND * 1e6;
+        let floor = bytes as f64 / bytes_per_second(device) * 1e6;
         let calls = if floor > 100.0 { 10 } else { 30 };
         let us = setup.time(device, calls, 0)?;
         let plan = time(device, calls, |_| setup.plan.build(device, &setup.call, 0..sequences, 0))?;

@@ -6,7 +6,7 @@ use sluice_kernels::cuda::{
     LogitSummary, RowNorm, RowOps, Rows, Summary,
 };
 
-use crate::{Arguments, BYTES_PER_SECOND, CALLS, FLOPS_PER_SECOND, time};
+use crate::{Arguments, CALLS, FLOPS_PER_SECOND, bytes_per_second, time};
 
 const ROWS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 512, 1024];
 /// Bytes of weights that the calls rotate over at least: more than any cache holds.
@@ -39,17 +39,21 @@ pub fn bench(device: &Device, arguments: &Arguments) -> Result<(), Error> {
             .transpose()?;
         let most = if single { 256 } else { 1024 };
         for rows in ROWS.into_iter().filter(|rows| *rows <= most) {
-            let floor = floor_us(outputs, columns, single, rows);
+            let floor = floor_us(device, outputs, columns, single, rows);
             let us = bench.product(rows, DenseTuning::default())?;
             let behind = bench.behind_norm(rows)?;
             println!("| {name} | {rows} | {floor:.1} | {us:.1} ({:.2}) | {behind:.1} |", floor / us);
             if arguments.flag("all") {
                 let segments = [(Some(&mut bench), "as it is"), (whole.as_mut(), "one segment")];
                 for (bench, segments) in segments.into_iter().filter_map(|(b, s)| b.map(|b| (b, s))) {
-                    for tuning in tunings(rows) {
-                        let us = bench.product(rows, tuning)?;
-                        let (tiles, chunk) = (tuning.tiles.unwrap(), tuning.chunk);
-                        println!("    {segments}, {tiles:?} chunk {chunk}: {us:.1} ({:.2})", floor / us);
+                    for (tiles, chunks) in tunings(rows) {
+                        let mut line = format!("    {segments}, {tiles:?}, us by chunk:");
+                        for chunk in chunks {
+                            let us =
+                                bench.product(rows, DenseTuning { tiles: Some(tiles), chunk, units: 0 })?;
+                            line += &format!(" {chunk}: {us:.1};");
+                        }
+                        println!("{line}");
                     }
                 }
             }
@@ -126,26 +130,29 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Both kinds of tiles, by themselves and with the next smaller chunk.
-fn tunings(rows: usize) -> Vec<DenseTuning> {
-    let mut tunings = Vec::new();
-    for tiles in [DenseTiles::Flat, DenseTiles::Tall] {
+/// Every kind of tiles that may be worth it; where a block computes one segment, by itself and with the next smaller chunk.
+fn tunings(rows: usize) -> Vec<(DenseTiles, Vec<usize>)> {
+    let chunks = |tiles: DenseTiles| {
         let chunks = tiles.chunks();
         let enough = chunks.iter().position(|chunk| *chunk >= rows).unwrap_or(chunks.len() - 1);
-        for at in (enough.saturating_sub(1)..=enough).rev() {
-            if rows > 32 || at == enough {
-                tunings.push(DenseTuning { tiles: Some(tiles), chunk: chunks[at], units: 0 });
-            }
-        }
-    }
-    tunings
+        let fewest = if rows > 32 { 1 } else { 0 };
+        let least = match tiles {
+            DenseTiles::Flat | DenseTiles::Tall => enough.saturating_sub(fewest),
+            DenseTiles::SharedWeights | DenseTiles::SharedRows if rows < 32 => enough,
+            DenseTiles::SharedWeights | DenseTiles::SharedRows => 0,
+        };
+        (tiles, chunks[least..=enough].to_vec())
+    };
+    [DenseTiles::Flat, DenseTiles::Tall, DenseTiles::SharedWeights, DenseTiles::SharedRows]
+        .map(chunks)
+        .to_vec()
 }
 
 /// The larger of the time for the bytes (weights, rows in and out) and that for the arithmetic.
-fn floor_us(outputs: usize, columns: usize, single: bool, rows: usize) -> f64 {
+fn floor_us(device: &Device, outputs: usize, columns: usize, single: bool, rows: usize) -> f64 {
     let bytes = 2 * (outputs * columns + rows * columns) + rows * outputs * if single { 4 } else { 2 };
     let flops = 2 * outputs * columns * rows;
-    (bytes as f64 / BYTES_PER_SECOND).max(flops as f64 / FLOPS_PER_SECOND) * 1e6
+    (bytes as f64 / bytes_per_second(device)).max(flops as f64 / FLOPS_PER_SECOND) * 1e6
 }
 
 /// The summary of rows of logits; few rows are in L2, as they are behind the product that made them.
@@ -165,7 +172,7 @@ pub fn logits(device: &Device) -> Result<(), Error> {
                 let out = Summary { ids: &mut ids, best: &mut best, log_sums: &mut log_sums };
                 summary.run(device, rows, &logits, columns, out)
             })?;
-            let floor = (4 * rows * columns) as f64 / BYTES_PER_SECOND * 1e6;
+            let floor = (4 * rows * columns) as f64 / bytes_per_second(device) * 1e6;
             println!("| {columns} | {rows} | {floor:.1} | {us:.1} ({:.2}) |", floor / us);
         }
     }

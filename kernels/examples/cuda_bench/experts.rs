@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::common::{Block, Routing, random_rows, route, seeded};
-use crate::{Arguments, BYTES_PER_SECOND, CALLS, FLOPS_PER_SECOND, time};
+use crate::{Arguments, CALLS, FLOPS_PER_SECOND, bytes_per_second, time};
 use half::bf16;
 use rand::Rng;
 use sluice_kernels::cuda::{
@@ -55,7 +55,6 @@ struct Bench<'a> {
     out: Buffer<bf16>,
     weights: Buffer<f32>,
     tokens: usize,
-    segmented: bool,
 }
 
 impl<'a> Bench<'a> {
@@ -78,7 +77,6 @@ impl<'a> Bench<'a> {
             out: device.zeros(tokens * block.hidden)?,
             weights: device.upload(&weights)?,
             tokens,
-            segmented: g > 1,
         })
     }
 
@@ -95,7 +93,7 @@ impl<'a> Bench<'a> {
             let _ = writeln!(counted, "{} {n} {counts:?}", self.block.name.replace(' ', "_"));
             let hit = counts.iter().filter(|c| **c > 0).count();
             let most = counts.iter().copied().max().unwrap_or(0);
-            let floor = floor_us(&self.block, n, ids.len(), hit);
+            let floor = floor_us(self.device, &self.block, n, ids.len(), hit);
             let ids = self.device.upload(&ids)?;
             let tuning = Tuning::for_rows(most);
             self.list(&ids)?;
@@ -112,7 +110,7 @@ impl<'a> Bench<'a> {
             );
             if all {
                 self.list(&ids)?;
-                for tuning in variants(most, self.segmented) {
+                for tuning in variants(most, self.sets[0].shape()) {
                     let us = self.time(|this, set| this.experts(set, &tuning))?;
                     let (variant, split, chunk) = (tuning.variant.unwrap(), tuning.split, tuning.chunk);
                     println!("    {variant:?} {split:?} chunk {chunk}: {us:.1} ({:.2})", floor / us);
@@ -166,14 +164,21 @@ fn call<'a>(
     ExpertCall { weights, x: Rows { data: x, stride: d }, y: Output::Whole(y), y_stride: d, tuning }
 }
 
-fn variants(most: usize, segmented: bool) -> Vec<Tuning> {
+fn variants(most: usize, shape: &ExpertShape) -> Vec<Tuning> {
     let mut tunings = Vec::new();
-    for variant in [Variant::Small, Variant::Wide, Variant::Large] {
-        let chunks = variant.chunks(segmented);
-        let enough = chunks.iter().copied().find(|c| *c >= most).or(chunks.last().copied());
-        let Some(chunk) = enough else { continue };
-        for split in [Split::Own, Split::Dynamic] {
-            tunings.push(Tuning { chunk, split, variant: Some(variant), ..Tuning::for_rows(most) });
+    for variant in Variant::ALL {
+        let chunks = variant.chunks(shape);
+        let enough = chunks.iter().position(|c| *c >= most).or(chunks.len().checked_sub(1));
+        let Some(enough) = enough else { continue };
+        // Paired tiles cut an expert's rows evenly: smaller ones may be faster. They know of no split.
+        let (least, splits) = match variant {
+            Variant::Paired => (0, &[Split::Auto][..]),
+            _ => (enough, &[Split::Own, Split::Dynamic][..]),
+        };
+        for &chunk in &chunks[least..=enough] {
+            for &split in splits {
+                tunings.push(Tuning { chunk, split, variant: Some(variant), ..Tuning::for_rows(most) });
+            }
         }
     }
     tunings
@@ -189,9 +194,9 @@ fn counts(block: &Block, ids: &[i32]) -> Vec<usize> {
 }
 
 /// The larger of the time for the bytes (weights of the experts hit, rows in and out) and that for the arithmetic.
-fn floor_us(block: &Block, n: usize, pairs: usize, hit: usize) -> f64 {
+fn floor_us(device: &Device, block: &Block, n: usize, pairs: usize, hit: usize) -> f64 {
     let weights = 3 * block.hidden * block.inner;
     let bytes = (hit * weights + n * 2 * block.hidden) * size_of::<bf16>();
     let flops = 2 * weights * pairs;
-    (bytes as f64 / BYTES_PER_SECOND).max(flops as f64 / FLOPS_PER_SECOND) * 1e6
+    (bytes as f64 / bytes_per_second(device)).max(flops as f64 / FLOPS_PER_SECOND) * 1e6
 }

@@ -124,9 +124,13 @@ impl<'a> Checked<'a> {
     }
 
     fn tunings(&self) -> Vec<DenseTuning> {
-        let most = self.dense.units(self.device, &self.shape).min(self.case.outputs / 8);
         let mut tunings = Vec::new();
-        for tiles in [DenseTiles::Flat, DenseTiles::Tall] {
+        for tiles in [DenseTiles::Flat, DenseTiles::Tall, DenseTiles::SharedWeights, DenseTiles::SharedRows] {
+            // Even of one row and the largest chunk there is work for so many.
+            let most = self.dense.units(self.device, &self.shape, tiles).min(match tiles {
+                DenseTiles::Flat | DenseTiles::Tall => self.case.outputs / 8,
+                DenseTiles::SharedWeights | DenseTiles::SharedRows => self.case.outputs.div_ceil(256),
+            });
             for chunk in tiles.chunks().iter().copied().chain([0]) {
                 for units in [0, (most * 3 / 4).max(1), (most / 7).max(1)] {
                     tunings.push(DenseTuning { tiles: Some(tiles), chunk, units });

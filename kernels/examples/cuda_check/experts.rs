@@ -135,8 +135,8 @@ impl<'a> Checked<'a> {
     fn tunings(&self) -> Vec<Tuning> {
         let multiprocessors = self.device.multiprocessors();
         let mut tunings = Vec::new();
-        for variant in [Variant::Small, Variant::Wide, Variant::Large] {
-            let chunks = variant.chunks(self.g > 1);
+        for variant in Variant::ALL {
+            let chunks = variant.chunks(self.slots.shape());
             for chunk in chunks.iter().copied().chain((!chunks.is_empty()).then_some(0)) {
                 for split in [Split::Auto, Split::Own, Split::Dynamic] {
                     for blocks in [0, multiprocessors * 3 / 4, 17] {

@@ -23,10 +23,14 @@ const SEGMENTS: usize = 4;
 const STAGE_COLUMNS: usize = 64;
 /// `layout::kStripRows`.
 const STRIP_ROWS: usize = 8;
+/// `dense::many::kBlocks`.
+const SHARING_BLOCKS: usize = 2;
 /// Rows of a group of strips: parts of a matrix are laid out apart from each other at multiples of it.
 const GROUP_ROWS: usize = 128;
 /// Matrices of fewer outputs have too few tiles for a device's multiprocessors once tiles are wide.
 const FEW_OUTPUTS: usize = 16384;
+/// From so many outputs on, blocks that compute all segments are faster from 65 rows on, else from 129.
+const WHOLE_OUTPUTS: usize = 5120;
 /// Stages of K that a segment must have to be worth a block.
 const SEGMENT_STAGES: usize = 4;
 
@@ -133,10 +137,14 @@ impl DenseWeights {
 /// Which tiles a launch uses. The same bits in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DenseTiles {
-    /// 128 outputs x up to 256 rows.
+    /// 128 outputs x up to 256 rows; a block of a cluster for each segment.
     Flat,
-    /// 256 outputs x up to 128 rows.
+    /// 256 outputs x up to 128 rows, likewise.
     Tall,
+    /// 128 outputs x up to 192 rows, all segments by one block; two blocks share the weights.
+    SharedWeights,
+    /// The same tiles; two blocks share the rows.
+    SharedRows,
 }
 
 impl DenseTiles {
@@ -145,7 +153,13 @@ impl DenseTiles {
         match self {
             Self::Flat => &[8, 16, 32, 64, 96, 128, 192, 256],
             Self::Tall => &[8, 16, 32, 64, 96, 128],
+            Self::SharedWeights | Self::SharedRows => &[16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192],
         }
+    }
+
+    /// Whether a block computes all segments.
+    fn whole(self) -> bool {
+        matches!(self, Self::SharedWeights | Self::SharedRows)
     }
 
     /// Even chunks, as few as can be.
@@ -154,6 +168,16 @@ impl DenseTiles {
         let most = chunks.last().copied().unwrap_or(rows);
         let even = rows.div_ceil(rows.div_ceil(most));
         chunks.iter().copied().find(|chunk| *chunk >= even).unwrap_or(most)
+    }
+
+    /// Pairs of tiles that clusters take, in chunks of so many rows, where a block computes all segments.
+    fn pairs(self, outputs: usize, rows: usize, chunk: usize) -> usize {
+        let (groups, chunks) = (outputs.div_ceil(GROUP_ROWS), rows.div_ceil(chunk));
+        if self == Self::SharedWeights {
+            groups * chunks.div_ceil(SHARING_BLOCKS)
+        } else {
+            groups.div_ceil(SHARING_BLOCKS) * chunks
+        }
     }
 }
 
@@ -164,7 +188,8 @@ pub struct DenseTuning {
     pub tiles: Option<DenseTiles>,
     /// Most rows of a tile, one of [`DenseTiles::chunks`], or 0 for what the rows need.
     pub chunk: usize,
-    /// Clusters (or blocks, with one segment) launched; 0 for all that the device runs at once.
+    /// Clusters (or blocks, where neither segments nor tiles need clusters) launched; 0 for all that the device runs at
+    /// once.
     pub units: usize,
 }
 
@@ -189,6 +214,7 @@ struct Params {
     y_is_f32: i32,
     segments: i32,
     chunk: i32,
+    shared: i32,
 }
 
 /// The products' kernels.
@@ -196,7 +222,10 @@ struct Params {
 pub struct Dense {
     flat: Kernel,
     tall: Kernel,
+    many: Kernel,
+    /// That run at once: of a block for each segment, and of two blocks with an operand shared.
     clusters: usize,
+    sharing_clusters: usize,
 }
 
 impl Dense {
@@ -204,13 +233,34 @@ impl Dense {
     pub fn new(device: &Device) -> Result<Self, Error> {
         let flat = device.kernel_with_shared("dense", "dense_flat", THREADS, SHARED)?;
         let tall = device.kernel_with_shared("dense", "dense_tall", THREADS, SHARED)?;
+        let many = device.kernel_with_shared("dense_many", "dense_many", THREADS, SHARED)?;
         let fit = |kernel| clusters_at_once(device, kernel, SEGMENTS as u32);
-        Ok(Self { flat, tall, clusters: fit(flat)?.min(fit(tall)?) })
+        let clusters = fit(flat)?.min(fit(tall)?);
+        let sharing_clusters = clusters_at_once(device, many, SHARING_BLOCKS as u32)?;
+        Ok(Self { flat, tall, many, clusters, sharing_clusters })
     }
 
     /// Clusters, or blocks where there are none, that run at once.
-    pub fn units(&self, device: &Device, shape: &DenseShape) -> usize {
-        if shape.segments == 1 { device.multiprocessors() } else { self.clusters }
+    pub fn units(&self, device: &Device, shape: &DenseShape, tiles: DenseTiles) -> usize {
+        if tiles.whole() {
+            self.sharing_clusters
+        } else if shape.segments == 1 {
+            device.multiprocessors()
+        } else {
+            self.clusters
+        }
+    }
+
+    /// The tiles and their rows that are about the fastest (docs/kernels.md).
+    fn choose(&self, device: &Device, shape: &DenseShape, rows: usize) -> (DenseTiles, usize) {
+        if shape.segments > 1 && (rows > 128 || rows > 64 && shape.outputs >= WHOLE_OUTPUTS) {
+            return fastest_whole(shape, rows, self.sharing_clusters);
+        }
+        let strips = shape.outputs / STRIP_ROWS;
+        let units = self.units(device, shape, DenseTiles::Flat).min(strips);
+        let many = strips.div_ceil(units.max(1)) > 16;
+        let tiles = if many && rows <= 128 { DenseTiles::Tall } else { DenseTiles::Flat };
+        (tiles, tiles.chunk(rows))
     }
 
     /// `y[i] = x[i] W^T` for the first `rows` rows. Rows of y are `y_stride` values apart.
@@ -232,12 +282,18 @@ impl Dense {
         };
         check_rows("input", rows, x.data.len(), x.stride, columns)?;
         check_rows("output", rows, y_values, y_stride, outputs)?;
-        let strips = outputs / STRIP_ROWS;
-        let most_units = self.units(device, &weights.shape).min(strips);
+        if rows == 0 {
+            return Ok(());
+        }
+        let (tiles, chunk) = match tuning.tiles {
+            None => self.choose(device, &weights.shape, rows),
+            Some(tiles) => (tiles, tiles.chunk(rows)),
+        };
+        let chunk = if tuning.chunk == 0 { chunk } else { tuning.chunk };
+        let work = if tiles.whole() { tiles.pairs(outputs, rows, chunk) } else { outputs / STRIP_ROWS };
+        let most_units = self.units(device, &weights.shape, tiles).min(work);
         let units = if tuning.units == 0 { most_units } else { tuning.units };
-        at_most("clusters or blocks (as fit the device, and strips)", most_units, units)?;
-        let tiles = tuning.tiles.unwrap_or_else(|| default_tiles(strips.div_ceil(units.max(1)), rows));
-        let chunk = if tuning.chunk == 0 { tiles.chunk(rows.max(1)) } else { tuning.chunk };
+        at_most("clusters or blocks (as fit the device, and the work)", most_units, units)?;
         if units == 0 || !tiles.chunks().contains(&chunk) {
             return Err(crate::Error::Unsupported {
                 what: format!(
@@ -247,10 +303,8 @@ impl Dense {
             }
             .into());
         }
-        if rows == 0 {
-            return Ok(());
-        }
-        let mut map = token_map(device.address(x.data), rows, columns, x.stride, chunk)?;
+        let boxed = if tiles == DenseTiles::SharedRows { chunk / SHARING_BLOCKS } else { chunk };
+        let mut map = row_map(device.address(x.data), rows, columns, x.stride, boxed)?;
         let mut params = Params {
             weights: device.address(&weights.weights),
             y_is_f32: i32::from(matches!(y, DenseOutput::Single(_))),
@@ -264,24 +318,41 @@ impl Dense {
             y_stride: int(y_stride)?,
             segments: int(segments)?,
             chunk: int(chunk)?,
+            shared: i32::from(tiles == DenseTiles::SharedRows),
         };
-        let kernel = match tiles {
-            DenseTiles::Flat => self.flat,
-            DenseTiles::Tall => self.tall,
+        let (kernel, blocks) = match tiles {
+            DenseTiles::Flat => (self.flat, segments),
+            DenseTiles::Tall => (self.tall, segments),
+            DenseTiles::SharedWeights | DenseTiles::SharedRows => (self.many, SHARING_BLOCKS),
         };
         let mut arguments = [argument(&mut map), argument(&mut params)];
-        // SAFETY: the parameters of both kernels; every size is checked above.
-        unsafe { launch_clusters(device, kernel, units as u32, segments as u32, &mut arguments) }
+        // SAFETY: the parameters of these kernels; every size is checked above.
+        unsafe { launch_clusters(device, kernel, units as u32, blocks as u32, &mut arguments) }
     }
 }
 
-/// The faster ones (docs/kernels.md) where a unit has so many strips.
-fn default_tiles(strips: usize, rows: usize) -> DenseTiles {
-    if strips > 16 && rows <= 128 { DenseTiles::Tall } else { DenseTiles::Flat }
+/// Of the tiles whose blocks compute all segments, those that `clusters` clusters finish first.
+fn fastest_whole(shape: &DenseShape, rows: usize, clusters: usize) -> (DenseTiles, usize) {
+    let candidates = [DenseTiles::SharedWeights, DenseTiles::SharedRows]
+        .into_iter()
+        .flat_map(|tiles| tiles.chunks().iter().map(move |chunk| (tiles, *chunk)));
+    let time = |&(tiles, chunk): &(DenseTiles, usize)| {
+        let pairs = tiles.pairs(shape.outputs, rows, chunk);
+        pairs.div_ceil(clusters.max(1)) * tile_ns(tiles, chunk, shape.columns / STAGE_COLUMNS)
+    };
+    candidates.min_by_key(time).unwrap_or((DenseTiles::SharedWeights, 128))
 }
 
-/// Rows of x in boxes of `chunk` rows and one stage of columns, as the tensor core reads them.
-fn token_map(
+/// About what a tile takes on an H200, fitted to measurements: per stage the larger of what shared memory and what L2 need, and
+/// beside them its beginning and end, longer where the ring has only three stages.
+fn tile_ns(tiles: DenseTiles, chunk: usize, stages: usize) -> usize {
+    let l2_kb = if tiles == DenseTiles::SharedWeights { 8 + chunk / 8 } else { 16 + chunk / 16 };
+    let stage = (155 + 3 * chunk / 2).max(60 + 12 * l2_kb);
+    stages * stage + if chunk > 160 { 8000 } else { 2500 }
+}
+
+/// Rows in boxes of `chunk` rows and one stage of columns, as the tensor core reads them.
+pub(crate) fn row_map(
     address: u64,
     rows: usize,
     columns: usize,
@@ -339,6 +410,22 @@ mod tests {
         let chunk = |rows| DenseTiles::Tall.chunk(rows);
         assert_eq!([1, 8, 9, 33, 128, 129, 1000].map(chunk), [8, 8, 16, 64, 128, 96, 128]);
         assert_eq!(DenseTiles::Flat.chunk(300), 192);
+        assert_eq!([1024, 512, 100].map(|rows| DenseTiles::SharedRows.chunk(rows)), [176, 176, 112]);
+    }
+
+    #[test]
+    fn tiles_for_many_rows_are_those_that_were_measured_fastest() {
+        use DenseTiles::{SharedRows, SharedWeights};
+        let fastest =
+            |outputs, columns, rows| fastest_whole(&DenseShape::new(outputs, columns).unwrap(), rows, 66);
+        assert_eq!(
+            [128, 512, 1024].map(|rows| fastest(5120, 2048, rows)),
+            [(SharedWeights, 64), (SharedRows, 176), (SharedWeights, 128)]
+        );
+        assert_eq!(
+            [256, 512, 1024].map(|rows| fastest(2048, 4096, rows)),
+            [(SharedWeights, 32), (SharedWeights, 64), (SharedWeights, 128)]
+        );
     }
 
     /// The kernel reads this struct field by field.
@@ -346,6 +433,7 @@ mod tests {
     fn parameters_have_the_layout_of_the_kernel() {
         assert_eq!(std::mem::offset_of!(Params, rows), 16);
         assert_eq!(std::mem::offset_of!(Params, chunk), 40);
+        assert_eq!(std::mem::offset_of!(Params, shared), 44);
         assert_eq!(size_of::<Params>(), 48);
     }
 }

@@ -3,8 +3,9 @@
 use cudarc::driver::CudaView;
 use half::bf16;
 
+use super::dense::row_map;
 use super::device::{Buffer, Device, Kernel};
-use super::launch::{Start, argument, launch};
+use super::launch::{Start, argument, clusters_at_once, launch, launch_clusters};
 use super::merge::int;
 use super::shape::MAX_SEGMENTS;
 use super::{Error, ExpertShape, ExpertSlots};
@@ -17,6 +18,13 @@ const FFN_THREADS: u32 = 384;
 /// All the shared memory that a block can have on Hopper; `kSharedLimit` in the kernel's source.
 const FFN_SHARED: u32 = 227 * 1024;
 const LIST_THREADS: u32 = 1024;
+const GATHER_THREADS: u32 = 256;
+/// `paired::kBlocks`.
+const PAIRED_BLOCKS: usize = 2;
+/// `paired::kStageColumns`.
+const PAIRED_COLUMNS: usize = 64;
+/// `paired::kBoxRows`.
+const PAIRED_BOX_ROWS: usize = 32;
 /// `lists::kFew`: pairs that `expert_ffn` lists by itself, without a launch before it.
 const FEW_PAIRS: usize = 32;
 /// Values of a 16-byte access: rows start at multiples of it.
@@ -33,31 +41,49 @@ pub enum Variant {
     Wide,
     /// 256 weight rows x up to 160 tokens, for experts in one segment.
     Large,
+    /// 128 weight rows x up to 256 tokens by each of two blocks that share weights or tokens, over rows gathered before: for
+    /// experts in one segment whose sizes are multiples of 64.
+    Paired,
 }
 
 impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Small, Self::Wide, Self::Large, Self::Paired];
+
     /// The tokens that a tile may have, or none where the variant is not for such experts.
-    pub fn chunks(self, segmented: bool) -> &'static [usize] {
-        match (self, segmented) {
+    pub fn chunks(self, shape: &ExpertShape) -> &'static [usize] {
+        match (self, shape.segment_ends().len() > 1) {
             (Self::Small, false) => &[8, 16, 32, 64, 96, 128],
             (Self::Small, true) => &[8, 16, 32, 64],
             (Self::Wide, true) => &[96, 128, 160, 192],
             (Self::Wide, false) => &[64, 128, 192, 256],
             (Self::Large, false) => &[64, 96, 128, 160],
-            (Self::Large, true) => &[],
+            (Self::Paired, false) if pairable(shape) => &[32, 96, 128, 160, 192, 256],
+            (Self::Large | Self::Paired, _) => &[],
         }
     }
 
     /// The fastest one (docs/kernels.md), where the fullest expert has so many rows: small tiles while one holds them all,
-    /// and then what streams that expert's weights least often.
-    fn for_rows(rows: usize, segmented: bool) -> Self {
+    /// and then pairs of blocks, or else what streams that expert's weights least often.
+    fn for_rows(rows: usize, shape: &ExpertShape) -> Self {
         let passes =
-            |variant: Self| variant.chunks(segmented).last().map_or(usize::MAX, |most| rows.div_ceil(*most));
+            |variant: Self| variant.chunks(shape).last().map_or(usize::MAX, |most| rows.div_ceil(*most));
         if passes(Self::Small) <= 1 {
-            return Self::Small;
+            Self::Small
+        } else if pairable(shape) {
+            Self::Paired
+        } else if passes(Self::Large) <= passes(Self::Wide) {
+            Self::Large
+        } else {
+            Self::Wide
         }
-        if passes(Self::Large) <= passes(Self::Wide) { Self::Large } else { Self::Wide }
     }
+}
+
+/// Whether [`Variant::Paired`] is for such experts.
+fn pairable(shape: &ExpertShape) -> bool {
+    let whole_stages = |columns: usize| columns.is_multiple_of(PAIRED_COLUMNS);
+    shape.segment_ends().len() == 1 && whole_stages(shape.hidden()) && whole_stages(shape.inner().len())
 }
 
 /// How tiles are dealt to multiprocessors. The same bits in each.
@@ -184,14 +210,20 @@ pub struct ExpertFfn {
     /// Sums that wait for their sibling segments.
     scratch: Buffer<f32>,
     sync: Buffer<u32>,
-    /// What the lists in `source` and `target` were checked against.
-    listed: Option<Bounds>,
+    /// What the lists in `source` and `target` were checked against, and how many pairs they were made from.
+    listed: Option<(Bounds, usize)>,
+    /// Rows of x in the order of the lists, for [`Variant::Paired`].
+    gathered: Buffer<bf16>,
     build_lists: Kernel,
+    gather_listed: Kernel,
     small: Kernel,
     small_segmented: Kernel,
     wide: Kernel,
     wide_segmented: Kernel,
     large: Kernel,
+    paired: Kernel,
+    /// Clusters of `paired` that run at once.
+    clusters: usize,
 }
 
 /// `lists::Pairs`.
@@ -248,6 +280,8 @@ impl ExpertFfn {
         int(max_pairs)?;
         let segmented = shape.segment_ends().len() > 1;
         let variant = |name| device.kernel_with_shared("expert_ffn", name, FFN_THREADS, FFN_SHARED);
+        let paired =
+            device.kernel_with_shared("expert_ffn_paired", "expert_ffn_paired", FFN_THREADS, FFN_SHARED)?;
         Ok(Self {
             shape: shape.clone(),
             units,
@@ -264,12 +298,16 @@ impl ExpertFfn {
             })?,
             sync: device.zeros(units + 2)?,
             listed: None,
+            gathered: device.zeros(if pairable(shape) { max_pairs * shape.hidden() } else { 0 })?,
             build_lists: device.kernel("lists", "build_lists", LIST_THREADS)?,
+            gather_listed: device.kernel("lists", "gather_listed", GATHER_THREADS)?,
             small: variant("expert_ffn_small")?,
             small_segmented: variant("expert_ffn_small_segmented")?,
             wide: variant("expert_ffn_wide")?,
             wide_segmented: variant("expert_ffn_wide_segmented")?,
             large: variant("expert_ffn_large")?,
+            paired,
+            clusters: clusters_at_once(device, paired, PAIRED_BLOCKS as u32)?,
         })
     }
 
@@ -288,12 +326,12 @@ impl ExpertFfn {
             rows_written: rows_in(call.y.len(), call.y_stride, d),
             slots: call.weights.slots(),
         };
-        if pairs.ids.len() > FEW_PAIRS {
-            self.list(device, pairs, bounds)?;
-            return self.run_listed(device, call);
-        }
         if pairs.ids.is_empty() {
             return Ok(());
+        }
+        if pairs.ids.len() > FEW_PAIRS || self.variant(&call.tuning)? == Variant::Paired {
+            self.list(device, pairs, bounds)?;
+            return self.run_listed(device, call);
         }
         let few = self.pairs_params(device, pairs, bounds)?;
         self.launch(device, few, bounds, call)
@@ -316,13 +354,13 @@ impl ExpertFfn {
         // SAFETY: the parameters of `build_lists`; lengths are checked, and the kernel traps on a slot or row that is out
         // of bounds.
         unsafe { launch(device, self.build_lists, (1, 1), Start::Overlapped, &mut arguments)? };
-        self.listed = Some(bounds);
+        self.listed = Some((bounds, pairs.ids.len()));
         Ok(())
     }
 
     /// Runs the listed pairs, over the rows and slots that [`ExpertFfn::list`] was told.
     pub fn run_listed(&mut self, device: &Device, call: ExpertCall<'_>) -> Result<(), Error> {
-        let Some(bounds) = self.listed else {
+        let Some((bounds, _)) = self.listed else {
             return Err(crate::Error::Unsupported {
                 what: "a launch before pairs were listed for it".into(),
             }
@@ -392,7 +430,7 @@ impl ExpertFfn {
         same("slots (as listed)", bounds.slots, weights.slots())?;
         check_rows("input", bounds.rows_read, x.data.len(), x.stride, d)?;
         check_rows("output", bounds.rows_written, y.len(), y_stride, d)?;
-        let kernel = self.choose(&tuning)?;
+        let variant = self.variant(&tuning)?;
         let blocks = if tuning.blocks == 0 { device.multiprocessors() } else { tuning.blocks };
         below("blocks (no more than multiprocessors)", blocks - 1, device.multiprocessors())?;
 
@@ -427,14 +465,54 @@ impl ExpertFfn {
             segments: int(self.shape.segment_ends().len())?,
             segment_ends,
         };
+        let kernel = match variant {
+            Variant::Small if segment_ends[1] > 0 => self.small_segmented,
+            Variant::Small => self.small,
+            Variant::Wide if segment_ends[1] > 0 => self.wide_segmented,
+            Variant::Wide => self.wide,
+            Variant::Large => self.large,
+            Variant::Paired => return self.launch_paired(device, &x, params, blocks),
+        };
         // SAFETY: `Params` is the kernel's; every size is checked above, and rows and slots where they are listed.
         unsafe { launch(device, kernel, (blocks as u32, 1), Start::Overlapped, &mut [argument(&mut params)]) }
     }
 
-    fn choose(&self, tuning: &Tuning) -> Result<Kernel, Error> {
-        let segmented = self.shape.segment_ends().len() > 1;
-        let variant = tuning.variant.unwrap_or(Variant::for_rows(tuning.expected_rows, segmented));
-        let chunks = variant.chunks(segmented);
+    /// Gathers the listed rows, and runs clusters over them.
+    fn launch_paired(
+        &mut self,
+        device: &Device,
+        x: &Rows<'_>,
+        mut params: Params,
+        blocks: usize,
+    ) -> Result<(), Error> {
+        let Some((_, pairs)) = self.listed.filter(|(_, pairs)| *pairs > 0) else { return Ok(()) };
+        let (d, f) = (self.shape.hidden(), self.shape.inner().len());
+        let (mut x_from, mut x_stride, mut columns) = (device.address(x.data), int(x.stride)?, int(d)?);
+        let (mut header, mut source) = (device.address(&self.header), device.address(&self.source));
+        let mut gathered = device.address_mut(&mut self.gathered);
+        let mut arguments = [
+            argument(&mut x_from),
+            argument(&mut x_stride),
+            argument(&mut columns),
+            argument(&mut header),
+            argument(&mut source),
+            argument(&mut gathered),
+        ];
+        // SAFETY: the parameters of `gather_listed`; the lists hold rows of x, as they were checked when they were made.
+        unsafe {
+            launch(device, self.gather_listed, (pairs as u32, 1), Start::Overlapped, &mut arguments)?;
+        }
+        let mut x_map = row_map(gathered, self.max_pairs, d, d, PAIRED_BOX_ROWS)?;
+        let mut h_map = row_map(params.h, self.max_pairs, f, f, PAIRED_BOX_ROWS)?;
+        let clusters = (blocks / PAIRED_BLOCKS).clamp(1, self.clusters.max(1));
+        let mut arguments = [argument(&mut x_map), argument(&mut h_map), argument(&mut params)];
+        // SAFETY: the parameters of `expert_ffn_paired`; as for the other variants.
+        unsafe { launch_clusters(device, self.paired, clusters as u32, PAIRED_BLOCKS as u32, &mut arguments) }
+    }
+
+    fn variant(&self, tuning: &Tuning) -> Result<Variant, Error> {
+        let variant = tuning.variant.unwrap_or(Variant::for_rows(tuning.expected_rows, &self.shape));
+        let chunks = variant.chunks(&self.shape);
         if chunks.is_empty() || !(tuning.chunk == 0 || chunks.contains(&tuning.chunk)) {
             return Err(crate::Error::Unsupported {
                 what: format!(
@@ -445,13 +523,7 @@ impl ExpertFfn {
             }
             .into());
         }
-        Ok(match variant {
-            Variant::Small if segmented => self.small_segmented,
-            Variant::Small => self.small,
-            Variant::Wide if segmented => self.wide_segmented,
-            Variant::Wide => self.wide,
-            Variant::Large => self.large,
-        })
+        Ok(variant)
     }
 }
 
@@ -488,11 +560,15 @@ mod tests {
 
     #[test]
     fn tiles_grow_with_the_fullest_expert() {
-        let chosen = |rows| Variant::for_rows(rows, false);
+        let shape = |hidden, g| ExpertShape::new(hidden, 256, g, 0..g).unwrap();
+        let chosen = |rows| Variant::for_rows(rows, &shape(512, 1));
         assert_eq!([0, 1, 128].map(chosen), [Variant::Small; 3]);
+        assert_eq!([129, 256, 427].map(chosen), [Variant::Paired; 3]);
+        // A hidden size that is no multiple of 64.
+        let chosen = |rows| Variant::for_rows(rows, &shape(96, 1));
         assert_eq!([129, 160, 280].map(chosen), [Variant::Large; 3]);
         assert_eq!([161, 256, 427].map(chosen), [Variant::Wide; 3]);
-        let chosen = |rows| Variant::for_rows(rows, true);
+        let chosen = |rows| Variant::for_rows(rows, &shape(512, 8));
         assert_eq!([1, 64].map(chosen), [Variant::Small; 2]);
         assert_eq!([65, 192, 1000].map(chosen), [Variant::Wide; 3]);
     }
