@@ -18,6 +18,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Attention, Self::Experts, Self::Hybrid];
+
+    /// The one of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.name() == name)
+    }
+
     /// As in a manifest.
     pub const fn name(self) -> &'static str {
         match self {

@@ -93,9 +93,6 @@ pub struct PressureSummary {
     /// KV blocks in use over all attention ranks, in percent.
     #[schemars(range(min = 0, max = 100))]
     pub kv_used_percent: i32,
-    /// The mean load of the workers over the busiest one's, in percent: 100 is balanced.
-    #[schemars(range(min = 0, max = 100))]
-    pub balance_percent: i32,
     /// Requests that wait for a rank.
     #[schemars(range(min = 0))]
     pub waiting_requests: i32,

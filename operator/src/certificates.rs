@@ -4,13 +4,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use sluice_identity::{ByTrustAnchor, Identity};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -82,14 +80,14 @@ impl Authority {
         blake3::hash(self.certificate.as_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// A leaf for who goes by a SPIFFE ID.
+    /// A leaf for somebody.
     ///
     /// # Errors
     /// As of [`Self::create`].
-    pub fn leaf(&self, spiffe: &str) -> Result<Leaf, CertificateError> {
+    pub fn leaf(&self, of: &Identity) -> Result<Leaf, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(spiffe.try_into()?)];
+        params.subject_alt_names = vec![SanType::URI(of.uri().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -103,8 +101,8 @@ impl Authority {
     ///
     /// # Errors
     /// As of [`Self::create`].
-    pub fn client(&self, spiffe: &str) -> Result<ClientConfig, CertificateError> {
-        let leaf = self.leaf(spiffe)?;
+    pub fn client(&self, own: &Identity) -> Result<ClientConfig, CertificateError> {
+        let leaf = self.leaf(own)?;
         let unfit = |e: String| CertificateError::Unfit(e);
         let certificate =
             |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| unfit(e.to_string()));
@@ -112,7 +110,7 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(certificate(&self.certificate)?).map_err(|e| unfit(e.to_string()))?;
         let provider = Arc::new(ring::default_provider());
-        let servers = Arc::new(ByTrustAnchor { roots, provider: Arc::clone(&provider) });
+        let servers = Arc::new(ByTrustAnchor::new(Arc::new(roots), Arc::clone(&provider)));
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| unfit(e.to_string()))?
@@ -139,55 +137,4 @@ fn authority() -> CertificateParams {
 fn validity(life: Duration) -> (time::OffsetDateTime, time::OffsetDateTime) {
     let now = SystemTime::now();
     ((now - SKEW).into(), (now + life).into())
-}
-
-/// The URIs among the names of a certificate.
-pub fn uris(leaf: &CertificateDer<'_>) -> Vec<String> {
-    let Ok(certificate) = webpki::EndEntityCert::try_from(leaf) else { return vec![] };
-    certificate.valid_uri_names().map(str::to_owned).collect()
-}
-
-/// Checks a server's chain; whose it is follows from its SPIFFE ID, which the caller checks.
-#[derive(Debug)]
-struct ByTrustAnchor {
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for ByTrustAnchor {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let leaf = ParsedCertificate::try_from(leaf)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

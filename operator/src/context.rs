@@ -84,8 +84,7 @@ impl Context {
         {
             return Ok(Arc::clone(client));
         }
-        let spiffe = crate::names::spiffe(namespace, name, "operator", None);
-        let client = Arc::new(self.authority.client(&spiffe)?);
+        let client = Arc::new(self.authority.client(&crate::names::operator(namespace, name))?);
         clients.insert(key, (Arc::clone(&client), Instant::now()));
         Ok(client)
     }

@@ -7,10 +7,10 @@ use crate::names::{self, FINALIZER};
 use crate::placement;
 use crate::reconcile::{Of, ReconcileError};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::ResourceExt;
 use kube::api::Patch;
 use kube::runtime::controller::Action;
-use serde_json::json;
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
 use sluice_crds::MoEDeployment;
 use std::time::Duration;
 
@@ -23,13 +23,12 @@ const MARGIN: i64 = 30;
 /// # Errors
 /// What could not be written.
 pub async fn finalize(ctx: &Context, of: Of<'_>) -> Result<Action, ReconcileError> {
-    if !of.moe.finalizers().iter().any(|f| f == FINALIZER) {
-        return Ok(Action::await_change());
-    }
+    let Some(patch) = let_go(of.moe) else { return Ok(Action::await_change()) };
     ctx.writer.delete::<Deployment>(of.namespace, &names::gateway(of.name)).await?;
-    let pods = ctx.stores.pods_of(of.namespace, of.name);
-    let is_served =
-        pods.values().any(|p| p.labels().get("app.kubernetes.io/component").is_some_and(|c| c == COMPONENT));
+    let is_served = of
+        .pods
+        .values()
+        .any(|p| p.labels().get("app.kubernetes.io/component").is_some_and(|c| c == COMPONENT));
     let since = of.moe.metadata.deletion_timestamp.as_ref().map_or(of.now, |t| t.0);
     let waited = of.now.duration_since(since).as_secs();
     let grace: i64 = of.moe.spec.gateway.pod.termination_grace_period_seconds.into();
@@ -41,8 +40,35 @@ pub async fn finalize(ctx: &Context, of: Of<'_>) -> Result<Action, ReconcileErro
     if placement::clear(ctx, of).await? {
         return Ok(Action::requeue(Duration::from_secs(2)));
     }
-    let rest: Vec<&String> = of.moe.finalizers().iter().filter(|f| *f != FINALIZER).collect();
-    let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": of.moe.resource_version() } });
-    ctx.writer.patch::<MoEDeployment>((of.namespace, of.name), None, &Patch::Merge(patch)).await?;
+    ctx.writer.patch::<MoEDeployment>((of.namespace, of.name), None, &patch).await?;
     Ok(Action::await_change())
+}
+
+/// Puts the operator's finalizer on an object; nothing if it is there.
+pub fn held(object: &impl Resource) -> Option<Patch<Value>> {
+    if is_held(object) {
+        return None;
+    }
+    let all: Vec<&str> = object.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
+    Some(finalizers(object, &all))
+}
+
+/// Takes the operator's finalizer off an object; nothing if it is not there.
+pub fn let_go(object: &impl Resource) -> Option<Patch<Value>> {
+    if !is_held(object) {
+        return None;
+    }
+    let all = object.finalizers().iter().map(String::as_str);
+    let rest: Vec<&str> = all.filter(|f| *f != FINALIZER).collect();
+    Some(finalizers(object, &rest))
+}
+
+fn is_held(object: &impl Resource) -> bool {
+    object.finalizers().iter().any(|f| f == FINALIZER)
+}
+
+/// With the version of the object: of two who write at once, one finds out.
+fn finalizers(object: &impl Resource, all: &[&str]) -> Patch<Value> {
+    let version = object.meta().resource_version.as_ref();
+    Patch::Merge(json!({ "metadata": { "finalizers": all, "resourceVersion": version } }))
 }

@@ -2,7 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
+use sluice_core::hello;
 use sluice_crds::{MoEDeployment, Role};
+use sluice_identity::Identity;
 use std::collections::BTreeMap;
 
 /// The field manager of everything that the operator writes.
@@ -15,6 +17,8 @@ pub const DEPLOYMENT: &str = "sluice.dev/deployment";
 pub const ROLE: &str = "sluice.dev/role";
 /// The label of a worker's cohort.
 pub const COHORT: &str = "sluice.dev/cohort";
+/// The first cohort of a deployment.
+pub const FIRST_COHORT: &str = "c1";
 /// The label that says what a pod was made from.
 pub const TEMPLATE: &str = "sluice.dev/template";
 /// The label of everything that the operator makes; it watches nothing else.
@@ -63,10 +67,24 @@ pub fn rows(deployment: &str, cohort: &str, first: u16) -> String {
     format!("{deployment}-{cohort}-blocks-{first}")
 }
 
-/// The SPIFFE ID of a worker of a deployment (`role/gateway` and `role/operator` have no worker).
-pub fn spiffe(namespace: &str, deployment: &str, role: &str, worker: Option<&str>) -> String {
-    let id = format!("spiffe://sluice/ns/{namespace}/moe/{deployment}/role/{role}");
-    worker.map_or_else(|| id.clone(), |worker| format!("{id}/worker/{worker}"))
+/// Whom a worker's certificate is for.
+pub fn worker(namespace: &str, deployment: &str, role: Role, worker: &str) -> Identity {
+    let role = match role {
+        Role::Attention => hello::Role::Attention,
+        Role::Experts => hello::Role::Experts,
+        Role::Hybrid => hello::Role::Hybrid,
+    };
+    Identity::new(namespace, deployment, role, Some(worker))
+}
+
+/// Whom the certificate of all gateways of a deployment is for.
+pub fn gateways(namespace: &str, deployment: &str) -> Identity {
+    Identity::new(namespace, deployment, hello::Role::Gateway, None)
+}
+
+/// Whom the certificate is for with which the operator asks agents of a deployment.
+pub fn operator(namespace: &str, deployment: &str) -> Identity {
+    Identity::new(namespace, deployment, hello::Role::Operator, None)
 }
 
 /// The labels of an object of a deployment.

@@ -4,15 +4,18 @@ use crate::context::Context;
 use crate::names::{self, PEER_PORT};
 use crate::placing::{Moved, Placed, Problem, Site, SliceNow, There, place, spec};
 use crate::pressure::Page;
-use crate::reconcile::{Of, ReconcileError, waits, workers_by_name};
+use crate::reconcile::{Of, ReconcileError, waits};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::Patch;
 use serde_json::json;
 use sluice_crds::{
-    Counts, ExpertPlacement, ExpertPlacementSpec, ExpertPlacementStatus, PlacedUnit, PlacedWorker, UnitState,
+    Counts, ExpertPlacement, ExpertPlacementSpec, ExpertPlacementStatus, PlacedUnit, PlacedWorker, Role,
+    UnitState,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How far the placement is.
 #[derive(Clone, Debug, Default)]
@@ -55,9 +58,11 @@ pub async fn reconcile(
     let list = objects.get(&list_name).and_then(|o| o.spec.workers.clone()).unwrap_or_default();
     let mut slices: Vec<SliceNow> = objects.values().filter_map(slice).collect();
     slices.sort_by_key(|s| s.blocks.start);
-    let pods = workers_by_name(ctx, of);
-    let there: BTreeMap<String, There> =
-        pods.iter().map(|(name, (role, p))| (name.clone(), There::pod(*role, p, PEER_PORT))).collect();
+    let worker = |(name, pod): (&String, &Arc<Pod>)| {
+        let role = Role::named(pod.labels().get(names::ROLE)?)?;
+        Some((name.clone(), There::pod(role, pod, PEER_PORT)))
+    };
+    let there: BTreeMap<String, There> = of.pods.iter().filter_map(worker).collect();
     let site = Site {
         wanted: &of.moe.spec.placement,
         list: &list,

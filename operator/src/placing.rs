@@ -10,9 +10,7 @@ use sluice_core::placement::{Replica, ReplicaState};
 use sluice_crds::{
     ExpertPlacementSpec, PlacedUnit, PlacedWorker, Placement, PlacementPolicy, Role, UnitState,
 };
-use sluice_planner::{
-    Held, Move, PlanError, Replicas, Request, Situation, Worker, next_table, plan as planned,
-};
+use sluice_planner::{Held, Move, Replicas, Request, Situation, Worker, next_table, plan as planned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -32,7 +30,7 @@ pub struct Site<'a> {
     /// The workers there are, by name.
     pub there: &'a BTreeMap<String, There>,
     /// What their agents said last, by name.
-    pub pages: &'a BTreeMap<String, WorkerPage>,
+    pub pages: &'a BTreeMap<&'a str, &'a WorkerPage>,
     /// The deployment's namespace and name.
     pub of: (&'a str, &'a str),
 }
@@ -155,7 +153,7 @@ pub fn place(site: &Site<'_>) -> Placed {
             return placed;
         }
         Some(Err(why)) => {
-            keep(&mut placed, Problem::Unplaceable(unplaceable(&why)));
+            keep(&mut placed, Problem::Unplaceable(why.to_string()));
             return placed;
         }
         Some(Ok(plan)) => plan,
@@ -216,7 +214,7 @@ fn listed(site: &Site<'_>) -> Vec<PlacedWorker> {
             role: there.role,
             address,
             incarnation: incarnation(name),
-            tls_name: names::spiffe(site.of.0, site.of.1, there.role.name(), Some(name)),
+            tls_name: names::worker(site.of.0, site.of.1, there.role, name).uri(),
         });
     }
     list.sort_by_key(|w| w.number);
@@ -281,7 +279,7 @@ fn request(
         let Some((id, slots)) = numbers.get(name.as_str()).and_then(|id| slots.get_key_value(id)) else {
             continue;
         };
-        if *slots > 0 && (there.is_ready || site.pages.contains_key(name)) {
+        if *slots > 0 && (there.is_ready || site.pages.contains_key(name.as_str())) {
             workers.push(Worker { id: *id, slots: *slots });
         }
     }
@@ -312,7 +310,7 @@ fn slots(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>, rows: &[Replica]) 
     hosts(site)
         .filter_map(|(name, _)| {
             let id = *numbers.get(name.as_str())?;
-            let said = site.pages.get(name).and_then(|p| p.member.as_ref()).and_then(|m| m.slots);
+            let said = site.pages.get(name.as_str()).and_then(|p| p.member.as_ref()).and_then(|m| m.slots);
             let held = rows.iter().filter(|r| r.worker == id).count();
             Some((id, said.unwrap_or(u32::try_from(held).unwrap_or(u32::MAX))))
         })
@@ -327,7 +325,7 @@ fn loaded(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held>
         for u in &slice.units {
             let (Some(id), Some(unit)) = (numbers.get(u.worker.as_str()), unit(u)) else { continue };
             let Some(there) = site.there.get(&u.worker) else { continue };
-            let page = site.pages.get(&u.worker);
+            let page = site.pages.get(u.worker.as_str());
             let table = page.and_then(|p| p.table(&slice.blocks));
             let misses = table.map(|t| t.misses(u.block, u.expert, u.slice));
             let is_loaded = match (u.state, table) {
@@ -351,7 +349,7 @@ fn emptied(site: &Site<'_>, numbers: &BTreeMap<&str, WorkerId>) -> BTreeSet<Held
     let mut all = BTreeSet::new();
     for slice in site.slices {
         let knows = |name: &String| {
-            let table = site.pages.get(name).and_then(|p| p.table(&slice.blocks));
+            let table = site.pages.get(name.as_str()).and_then(|p| p.table(&slice.blocks));
             // Who is not heard of sends nothing, or will read of it before it does.
             table.is_none_or(|t| t.generation >= slice.generation)
         };
@@ -405,10 +403,6 @@ fn said(what: &Move, names: &BTreeMap<WorkerId, &str>) -> Moved {
         unit,
         worker: names.get(&worker).map_or_else(|| worker.to_string(), |n| (*n).to_owned()),
     }
-}
-
-fn unplaceable(why: &PlanError) -> String {
-    why.to_string()
 }
 
 /// The objects that say a placement, as specs less their generations.

@@ -4,7 +4,7 @@ use crate::apply::WriteError;
 use crate::build::{access, gateway, guard};
 use crate::certificates::CertificateError;
 use crate::context::Context;
-use crate::names::{self, FINALIZER, PEER_PORT};
+use crate::names::{self, FIRST_COHORT, PEER_PORT};
 use crate::placement;
 use crate::placing::Problem;
 use crate::pods::is_ready;
@@ -14,6 +14,8 @@ use crate::stores::Guard;
 use crate::workers::{self, RoleState, apply, is_leaving};
 use crate::{finalize, status};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::ResourceExt;
@@ -31,8 +33,6 @@ use std::time::Duration;
 const AT_REST: Duration = Duration::from_secs(300);
 /// What was not heard for so long is not believed any more.
 const STALE: Duration = Duration::from_secs(15);
-/// The first cohort.
-const COHORT: &str = "c1";
 
 /// The deployment that a reconcile is of.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,12 @@ pub struct Of<'a> {
     pub name: &'a str,
     /// When the reconcile began.
     pub now: Timestamp,
+    /// Its pods as they were then, by name.
+    pub pods: &'a Pods,
 }
+
+/// Pods by name.
+pub type Pods = BTreeMap<String, Arc<Pod>>;
 
 /// A reconcile that has to be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -108,16 +113,13 @@ pub async fn run(guard: Arc<Guard<MoEDeployment>>, ctx: Arc<Context>) -> Result<
 
 async fn reconcile(moe: &MoEDeployment, ctx: &Context) -> Result<Action, ReconcileError> {
     let (namespace, name) = (moe.namespace().unwrap_or_default(), moe.name_any());
-    let of = Of { moe, namespace: &namespace, name: &name, now: Timestamp::now() };
+    let pods = ctx.stores.pods_of(&namespace, &name);
+    let of = Of { moe, namespace: &namespace, name: &name, now: Timestamp::now(), pods: &pods };
     if is_leaving(moe) {
         return finalize::finalize(ctx, of).await;
     }
-    if !moe.finalizers().iter().any(|f| f == FINALIZER) {
-        let mut all = moe.finalizers().to_vec();
-        all.push(FINALIZER.into());
-        // With its version: of two who write at once, one finds out.
-        let patch = json!({ "metadata": { "finalizers": all, "resourceVersion": moe.resource_version() } });
-        ctx.writer.patch::<MoEDeployment>((&namespace, &name), None, &Patch::Merge(patch)).await?;
+    if let Some(patch) = finalize::held(moe) {
+        ctx.writer.patch::<MoEDeployment>((&namespace, &name), None, &patch).await?;
     }
     let image = image(ctx, moe);
     let (views, common) = roles(&moe.spec);
@@ -127,12 +129,13 @@ async fn reconcile(moe: &MoEDeployment, ctx: &Context) -> Result<Action, Reconci
     // One worker at a time, over all roles: the placement is at rest, and no other role has anything in motion.
     let mut may_exchange = moe.status.as_ref().is_some_and(|s| is_true(&s.conditions, "Ready"));
     for view in &views {
-        let state = workers::reconcile(ctx, of, (view, &common), (&image, COHORT), may_exchange).await?;
+        let state =
+            workers::reconcile(ctx, of, (view, &common), (&image, FIRST_COHORT), may_exchange).await?;
         may_exchange &= !state.is_moving;
         states.push((view.role, state));
     }
     let page = heard(ctx, of)?;
-    let placed = placement::reconcile(ctx, of, COHORT, &page).await?;
+    let placed = placement::reconcile(ctx, of, FIRST_COHORT, &page).await?;
     gates(ctx, of, &placed).await?;
     revoke(ctx, of).await?;
     say(ctx, of, (&image, &views), &states, &placed, &page).await?;
@@ -162,50 +165,45 @@ async fn surroundings(
     for component in views.iter().map(|v| v.role.name()).chain([gateway::COMPONENT]) {
         apply(ctx, &guard::budget(moe, component).map_err(build)?).await?;
     }
-    let spiffe = names::spiffe(of.namespace, of.name, gateway::COMPONENT, None);
-    let front = names::gateway(of.name);
-    workers::certify(ctx, of, (&front, gateway::COMPONENT), &spiffe, names::owner(moe)).await?;
+    let (identity, front) = (names::gateways(of.namespace, of.name), names::gateway(of.name));
+    workers::certify(ctx, of, (&front, gateway::COMPONENT), &identity, names::owner(moe)).await?;
     apply(ctx, &gateway::service(moe).map_err(build)?).await?;
     apply(ctx, &gateway::deployment(moe, of.namespace, image).map_err(build)?).await?;
     Ok(())
 }
 
 /// What the gateways say, if it is not too long ago; and whom to ask from now on.
-fn heard(ctx: &Context, of: Of<'_>) -> Result<Page, ReconcileError> {
-    let pods = ctx.stores.pods_of(of.namespace, of.name);
-    let gateways = pods.values().filter(|p| {
+fn heard(ctx: &Context, of: Of<'_>) -> Result<Arc<Page>, ReconcileError> {
+    let gateways = of.pods.values().filter(|p| {
         p.labels().get("app.kubernetes.io/component").is_some_and(|c| c == gateway::COMPONENT)
             && !is_leaving(&***p)
     });
-    let ip = |p: &Arc<k8s_openapi::api::core::v1::Pod>| {
-        p.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty())
-    };
+    let ip = |p: &Arc<Pod>| p.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty());
     let addresses: Vec<String> = gateways.filter_map(ip).map(|ip| format!("{ip}:{PEER_PORT}")).collect();
-    let identity = names::spiffe(of.namespace, of.name, gateway::COMPONENT, None);
+    let identity = names::gateways(of.namespace, of.name);
     let tls = ctx.client(of.namespace, of.name)?;
     ctx.pressure.follow(of.namespace, of.name, Gateways { addresses, identity, tls });
     let heard = ctx.pressure.heard(of.namespace, of.name).filter(|h| h.at.elapsed() < STALE);
-    Ok(heard.map(|h| (*h.page).clone()).unwrap_or_default())
+    Ok(heard.map(|h| h.page).unwrap_or_default())
 }
 
 /// The readiness gates of workers.
 async fn gates(ctx: &Context, of: Of<'_>, placed: &placement::State) -> Result<(), ReconcileError> {
-    for (name, pod) in ctx.stores.pods_of(of.namespace, of.name) {
+    for (name, pod) in of.pods {
         if !pod.labels().contains_key(names::ROLE) {
             continue;
         }
-        let (is_loaded, why) = placed.gate(&name);
-        workers::gate(ctx, of, &pod, is_loaded, why).await?;
+        let (is_loaded, why) = placed.gate(name);
+        workers::gate(ctx, of, pod, is_loaded, why).await?;
     }
     Ok(())
 }
 
 /// Certificates of pods that are neither there nor on record.
 async fn revoke(ctx: &Context, of: Of<'_>) -> Result<(), ReconcileError> {
-    let mut kept: BTreeSet<String> =
-        ctx.stores.pods_of(of.namespace, of.name).keys().map(|n| names::certificate(n)).collect();
+    let mut kept: BTreeSet<String> = of.pods.keys().map(|n| names::certificate(n)).collect();
     kept.insert(names::certificate(&names::gateway(of.name)));
-    for role in [Role::Attention, Role::Experts, Role::Hybrid] {
+    for role in Role::ALL {
         let name = names::scaler(of.name, role);
         let scaler = ctx.scalers.newest(ctx.stores.scaler(of.namespace, &name), of.namespace, &name);
         let records = scaler.and_then(|s| s.status).map(|s| s.pods).unwrap_or_default();
@@ -226,13 +224,13 @@ async fn say(
     let front =
         ctx.stores.gateways.get(&ObjectRef::<Deployment>::new(&names::gateway(of.name)).within(of.namespace));
     let gateways_ready = front.and_then(|d| d.status.as_ref()?.ready_replicas).unwrap_or(0);
-    let pods = ctx.stores.pods_of(of.namespace, of.name);
     let sum = |f: fn(&RoleState) -> i32| states.iter().map(|(_, s)| f(s)).sum();
-    let ranks = pods.iter().filter(|(_, p)| {
+    let ranks = of.pods.iter().filter(|(_, p)| {
         let role = p.labels().get(names::ROLE);
         is_ready(p) && views.iter().any(|v| is_rank(v.role) && role.is_some_and(|r| r == v.role.name()))
     });
-    let troubles: Vec<(String, String)> = pods
+    let troubles: Vec<(String, String)> = of
+        .pods
         .iter()
         .filter(|(_, p)| !is_leaving(&***p))
         .filter_map(|(name, p)| status::trouble(name, p))
@@ -255,7 +253,7 @@ async fn say(
         problem: placed.problem.as_ref(),
         troubles: &troubles,
         ignored: states.iter().find_map(|(_, s)| s.ignored.clone()),
-        cohort: COHORT,
+        cohort: FIRST_COHORT,
         numerics: page.workers.iter().find_map(|w| w.member.as_ref()?.numerics.clone()),
         pressure: summary(page),
         now: of.now,
@@ -303,12 +301,11 @@ fn summary(page: &Page) -> Option<PressureSummary> {
     let coarse = if waiting < 10 { waiting } else { waiting.next_power_of_two() };
     Some(PressureSummary {
         kv_used_percent: i32::try_from(percent.min(100)).unwrap_or(100),
-        balance_percent: 100,
         waiting_requests: i32::try_from(coarse).unwrap_or(i32::MAX),
     })
 }
 
-fn is_true(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition], kind: &str) -> bool {
+fn is_true(conditions: &[Condition], kind: &str) -> bool {
     conditions.iter().any(|c| c.type_ == kind && c.status == "True")
 }
 
@@ -319,19 +316,4 @@ pub fn waits(problem: Option<&Problem>) -> &'static str {
         Some(Problem::Different(_) | Problem::Unplaceable(_)) => "the experts cannot be placed",
         None => "experts are loading",
     }
-}
-
-/// The pods of each role, by name.
-pub fn workers_by_name(
-    ctx: &Context,
-    of: Of<'_>,
-) -> BTreeMap<String, (Role, Arc<k8s_openapi::api::core::v1::Pod>)> {
-    let role = |p: &k8s_openapi::api::core::v1::Pod| match p.labels().get(names::ROLE).map(String::as_str) {
-        Some("attention") => Some(Role::Attention),
-        Some("experts") => Some(Role::Experts),
-        Some("hybrid") => Some(Role::Hybrid),
-        _ => None,
-    };
-    let all = ctx.stores.pods_of(of.namespace, of.name);
-    all.into_iter().filter_map(|(name, p)| Some((name, (role(&p)?, p)))).collect()
 }

@@ -1,12 +1,11 @@
 //! `release`: lets all MoEDeployments go, when the operator is taken away for good. They stay, and can be deleted without
 //! it: garbage collection takes what they own.
 
-use crate::names::FINALIZER;
+use crate::finalize::let_go;
 use anyhow::Context as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, PatchParams};
 use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
+use kube::{Api, Client, ResourceExt};
 use sluice_crds::MoEDeployment;
 
 /// Takes the operator's finalizer off the MoEDeployments of some namespaces, or of all. How many had it.
@@ -26,13 +25,11 @@ pub async fn release(namespaces: &[String]) -> anyhow::Result<usize> {
             Err(kube::Error::Api(s)) if s.code == 404 => continue,
             listed => listed.context("cannot list MoEDeployments")?,
         };
-        for moe in all.items.iter().filter(|m| m.finalizers().iter().any(|f| f == FINALIZER)) {
-            let rest: Vec<&String> = moe.finalizers().iter().filter(|f| *f != FINALIZER).collect();
-            let version = moe.meta().resource_version.as_ref();
-            let patch = json!({ "metadata": { "finalizers": rest, "resourceVersion": version } });
+        for moe in &all.items {
+            let Some(patch) = let_go(moe) else { continue };
             let (namespace, name) = (moe.namespace().unwrap_or_default(), moe.name_any());
             let one = Api::<MoEDeployment>::namespaced(client.clone(), &namespace);
-            let patched = one.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let patched = one.patch_metadata(&name, &PatchParams::default(), &patch).await;
             patched.with_context(|| format!("cannot let {namespace}/{name} go"))?;
             released += 1;
         }

@@ -2,6 +2,7 @@
 //! cannot be read (of another version of a kind, say) are passed over without disturbing the rest.
 
 use crate::names::{self, DEPLOYMENT};
+use crate::reconcile::Pods;
 use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -17,9 +18,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use sluice_crds::{ExpertPlacement, MoEDeployment, RoleScaler};
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// An object that may be malformed.
@@ -94,8 +93,8 @@ impl Stores {
         K::version(self, namespace, name)
     }
 
-    /// Pods of a component of a deployment, by name.
-    pub fn pods_of(&self, namespace: &str, deployment: &str) -> BTreeMap<String, Arc<Pod>> {
+    /// Pods of a deployment, by name.
+    pub fn pods_of(&self, namespace: &str, deployment: &str) -> Pods {
         let is_of = |p: &Pod| {
             p.metadata.namespace.as_deref() == Some(namespace)
                 && p.labels().get(DEPLOYMENT).is_some_and(|d| d == deployment)
@@ -151,6 +150,29 @@ struct Watch<'a> {
     queue: &'a Queue,
 }
 
+/// What can be watched.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 impl Watch<'_> {
     fn api<K>(&self) -> Api<K>
     where
@@ -167,43 +189,20 @@ impl Watch<'_> {
     }
 
     /// Kinds of our own. Deployments carry no label: users write them.
-    fn guarded<K>(&self, of: fn(&Guard<K>) -> Option<String>) -> Store<Guard<K>>
+    fn guarded<K: Watched>(&self, of: fn(&Guard<K>) -> Option<String>) -> Store<Guard<K>>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-        Guard<K>:
-            Clone + Debug + DeserializeOwned + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        Guard<K>: Watched,
     {
         self.follow(watcher::watcher(self.api::<Guard<K>>(), watcher::Config::default()), of)
     }
 
-    fn whole<K>(&self) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
+    fn whole<K: Watched>(&self) -> Store<K> {
         self.follow(watcher::watcher(self.api::<K>(), Self::config()), of_label)
     }
 
-    fn meta<K>(&self) -> Store<Meta<K>>
+    fn meta<K: Watched>(&self) -> Store<Meta<K>>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
+        Meta<K>: Watched,
     {
         self.follow(watcher::watcher(self.api::<Meta<K>>(), Self::config()), of_label)
     }
@@ -214,7 +213,7 @@ impl Watch<'_> {
         of: fn(&K) -> Option<String>,
     ) -> Store<K>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+        K: Watched,
     {
         let (reader, writer) = store::<K>();
         let queue = self.queue.clone();

@@ -16,6 +16,7 @@ use kube::{Resource, ResourceExt};
 use rand::Rng;
 use serde_json::json;
 use sluice_crds::{RoleScaler, RoleScalerSpec, RoleScalerStatus};
+use sluice_identity::Identity;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What replicas the deployment asked for when its number was last taken over.
@@ -48,14 +49,13 @@ pub async fn reconcile(
     may_exchange: bool,
 ) -> Result<RoleState, ReconcileError> {
     let (scaler, ignored) = scaler(ctx, of, role).await?;
-    let all = ctx.stores.pods_of(of.namespace, of.name);
     let component = role.role.name();
     let is_ours = |p: &Pod| {
         p.labels().get(names::ROLE).is_some_and(|r| r == component)
             && p.owner_references().iter().any(|o| Some(&o.uid) == scaler.uid().as_ref())
     };
     let pods: BTreeMap<String, &Pod> =
-        all.iter().filter(|(_, p)| is_ours(p)).map(|(name, p)| (name.clone(), &**p)).collect();
+        of.pods.iter().filter(|(_, p)| is_ours(p)).map(|(name, p)| (name.clone(), &**p)).collect();
     let records = scaler.status.as_ref().map_or(&[][..], |s| &s.pods);
     let template = pod::template(of.moe, role, common, image);
     let roster = Roster {
@@ -74,8 +74,8 @@ pub async fn reconcile(
 
     for record in &orders.records {
         if orders.make.contains(&record.name) || pods.contains_key(&record.name) {
-            let spiffe = names::spiffe(of.namespace, of.name, component, Some(&record.name));
-            certify(ctx, of, (&record.name, component), &spiffe, names::owner(&scaler)).await?;
+            let identity = names::worker(of.namespace, of.name, role.role, &record.name);
+            certify(ctx, of, (&record.name, component), &identity, names::owner(&scaler)).await?;
         }
     }
     for name in &orders.make {
@@ -199,7 +199,7 @@ pub async fn certify(
     ctx: &Context,
     of: Of<'_>,
     (owner_name, component): (&str, &str),
-    spiffe: &str,
+    identity: &Identity,
     owner: Option<OwnerReference>,
 ) -> Result<(), ReconcileError> {
     let name = names::certificate(owner_name);
@@ -211,7 +211,7 @@ pub async fn certify(
             return Ok(());
         }
     }
-    let leaf = ctx.authority.leaf(spiffe)?;
+    let leaf = ctx.authority.leaf(identity)?;
     let life = SignedDuration::try_from(crate::certificates::LEAF_LIFE).unwrap_or(SignedDuration::MAX);
     let renew = of.now.checked_add(life * 2 / 3).unwrap_or(of.now);
     let mut metadata = names::owned(of.moe, name, component);

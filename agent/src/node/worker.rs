@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, MILLI, SECOND, Unit, WorkerId};
+use sluice_identity::{Identity, role_name};
 use tokio::sync::watch;
 
 use super::admin::{AdminTask, EngineFacts, WorkerPages, stop_admin};
@@ -26,7 +27,7 @@ use crate::link::rank::Gateways as Sessions;
 use crate::runtime::{Door, Room, Slots, Solo, SoloWanted, launch_solo, served_spec};
 use crate::table::{self, PlacementSource, Table};
 use crate::telemetry::Telemetry;
-use crate::transport::{Gateways, Identity, LONGEST_MESSAGE, Mesh, MeshConfig, Security, Sockets, role_name};
+use crate::transport::{Gateways, LONGEST_MESSAGE, Mesh, MeshConfig, Security, Sockets};
 
 /// A peer that holds something of ours and gives no sign for so long, and for 64 cycles, is masked.
 const PATIENCE: u64 = 200 * MILLI;

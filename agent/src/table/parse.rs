@@ -19,9 +19,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::{Slice, Unit, WorkerId};
 use sluice_core::placement::{PlacementSlice, Replica, ReplicaState};
+use sluice_identity::{role_name, role_of};
 
 use super::{Member, Table};
-use crate::transport::{role_name, role_of};
 
 /// Numbers of workers are indices: a table with larger ones is a mistake.
 const NUMBERS: u32 = 1 << 16;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use sluice_identity::{Identity, role_name};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::identity::{Identity, role_name};
 use super::tls::Security;
 use crate::table::Member;
 

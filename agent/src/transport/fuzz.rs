@@ -9,12 +9,12 @@ use sluice_core::hello::{Hello, Members, Role, Schedule};
 use sluice_core::ids::{Attempt, GatewayId, SeqKey, WorkerId};
 use sluice_core::placement::PlacementSlice;
 use sluice_core::sequence::Bind;
+use sluice_identity::Identity;
 use sluice_wire::WIRE;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::greet::{self, Book, Purpose};
-use super::identity::Identity;
 use super::pages::{Pages, Shown};
 use super::pair;
 use crate::fuzz::{is_let_go, run};

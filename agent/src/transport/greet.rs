@@ -9,9 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sluice_core::hello::{Hello, Members, Refused, Role, Schedule, Taken, WireVersions};
 use sluice_core::ids::WorkerId;
+use sluice_identity::{Identity, role_name, role_of};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-
-use super::identity::{Identity, role_name, role_of};
 
 /// Bytes of a hello, at most.
 const MOST: usize = 16 << 10;

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Members, Role};
 use sluice_core::ids::{Class, WorkerId};
+use sluice_identity::Identity;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::greet::{self, Book, GreetError, Met, PATIENCE, Purpose};
-use super::identity::Identity;
 use super::local::{LocalListener, Sockets};
 use super::masks::Masks;
 use super::observe::Observer;

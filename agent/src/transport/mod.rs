@@ -12,7 +12,6 @@ mod beat;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod greet;
-mod identity;
 mod local;
 mod masks;
 mod mesh;
@@ -26,8 +25,6 @@ mod turns;
 
 pub use ask::{AskError, Asker, Line};
 pub use greet::{Card, GreetError, Purpose};
-pub use identity::{Identity, IdentityError};
-pub(crate) use identity::{role_name, role_of};
 pub use local::{LocalListener, SocketError, Sockets};
 pub use masks::{Masked, Masks};
 pub use mesh::{Dialer, Gateways, Mesh, MeshConfig};

@@ -60,7 +60,7 @@ fn it_has_the_subresource_scale() {
 
 #[test]
 fn names_of_roles_are_those_of_manifests() {
-    for role in [Role::Attention, Role::Experts, Role::Hybrid] {
+    for role in Role::ALL {
         assert_eq!(serde_json::to_value(role).unwrap(), role.name());
     }
 }

@@ -7,11 +7,12 @@ use clap::ValueEnum;
 use sluice_agent::runtime::Door;
 use sluice_agent::table::{FileSource, Member, PlacementSource, Table, render};
 use sluice_agent::transport::{
-    Connection, Format, Identity, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
+    Connection, Format, Mesh, MeshConfig, Pages, Security, Stream, WIRE, run_pair,
 };
 use sluice_core::event::PeerUp;
 use sluice_core::hello::{Hello, Role};
 use sluice_core::ids::{Class, WorkerId};
+use sluice_identity::Identity;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

@@ -3,6 +3,7 @@
 use crate::names::{ADMIN_PORT, API_PORT, PEER_PORT};
 use crate::roles::{Common, RoleView, is_rank};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
 use sluice_crds::{MoEDeployment, MoEDeploymentSpec, SchedulerPolicy};
 use std::fmt::Display;
 
@@ -151,7 +152,7 @@ impl Args {
         (name, cohort): (&str, Option<&str>),
         at: &Surroundings,
     ) {
-        let deployment = moe.metadata.name.clone().unwrap_or_default();
+        let deployment = moe.name_any();
         self.add("name", name);
         self.add("deployment", format!("{namespace}/{deployment}"));
         match &at.placement {

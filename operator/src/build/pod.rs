@@ -5,6 +5,7 @@ use super::agent::{self, Surroundings};
 use crate::names::{self, ADMIN_PORT, COHORT, LOADED, PEER_PORT, ROLE, TEMPLATE};
 use crate::roles::{Common, RoleView};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use kube::ResourceExt;
 use serde_json::{Value, json};
 use sluice_crds::{
     HuggingFaceSource, MoEDeployment, Model, PodSettings, Resources, RoleScaler, VolumeClaimSource,
@@ -60,8 +61,6 @@ pub fn worker(of: &WorkerPod<'_>, scaler: &RoleScaler) -> Built<Pod> {
     };
     let mut spec = spec(moe, role.pod, container, &names::certificate(name))?;
     spec["readinessGates"] = json!([{ "conditionType": LOADED }]);
-    // The name must say which pod it is; nothing looks it up.
-    spec["serviceAccountName"] = json!(names::agent(&moe.metadata.name.clone().unwrap_or_default()));
     if role.devices_per_pod > 0 && !role.devices.claims.is_empty() {
         spec["resourceClaims"] = role
             .devices
@@ -125,7 +124,7 @@ pub(super) fn spec(
     container: Container<'_>,
     certificate: &str,
 ) -> Result<Value, serde_json::Error> {
-    let deployment = moe.metadata.name.clone().unwrap_or_default();
+    let deployment = moe.name_any();
     let (mut volumes, mut mounts) = (
         vec![
             json!({ "name": "tls", "secret": { "secretName": certificate, "defaultMode": 0o440 } }),

@@ -5,9 +5,9 @@ use super::process::{Process, free_ports};
 use super::table::Table;
 use super::{Options, UpError, health};
 use crate::build::agent::{self, PlacementFrom, Ports, Surroundings};
-use crate::build::{gateway::COMPONENT, pod};
+use crate::build::pod;
 use crate::certificates::Authority;
-use crate::names::{self, TEMPLATE};
+use crate::names::{self, FIRST_COHORT, TEMPLATE};
 use crate::placing::{Placed, Site, There, place};
 use crate::pods::{Roster, decide};
 use crate::pressure::{Gateways, Hub, Page};
@@ -19,14 +19,13 @@ use k8s_openapi::jiff::Timestamp;
 use rustls::ClientConfig;
 use serde_json::json;
 use sluice_crds::{PodRecord, Role};
+use sluice_identity::Identity;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// There is one.
-const COHORT: &str = "c1";
 /// What was not heard for so long is not believed any more.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -50,13 +49,13 @@ pub struct State {
     authority: Authority,
     tls: Arc<ClientConfig>,
     hub: Hub,
-    /// Kept, so that the hub can say that something changed; every round looks anyway.
-    _changes: mpsc::Receiver<kube::runtime::reflector::ObjectRef<sluice_crds::MoEDeployment>>,
+    /// What the hub has to say. Every round looks anyway, so it is only emptied: the hub waits when it is full.
+    changes: mpsc::Receiver<kube::runtime::reflector::ObjectRef<sluice_crds::MoEDeployment>>,
     records: HashMap<Role, Vec<PodRecord>>,
     agents: BTreeMap<String, Agent>,
     table: Table,
     placed: Placed,
-    identity: String,
+    identity: Identity,
     of: (String, String),
     /// Gateways that were ever made: each has a name of its own.
     gateways: usize,
@@ -86,7 +85,7 @@ impl State {
             std::fs::create_dir_all(&path).map_err(|source| UpError::Write { path, source })?;
         }
         let authority = Authority::create()?;
-        let tls = Arc::new(authority.client(&names::spiffe(namespace, name, "operator", None))?);
+        let tls = Arc::new(authority.client(&names::operator(namespace, name))?);
         let (sender, changes) = mpsc::channel(64);
         Ok(Self {
             options: options.clone(),
@@ -94,12 +93,12 @@ impl State {
             authority,
             tls,
             hub: Hub::new(sender),
-            _changes: changes,
+            changes,
             records: HashMap::new(),
             agents: BTreeMap::new(),
             table: Table::default(),
             placed: Placed::default(),
-            identity: names::spiffe(namespace, name, COMPONENT, None),
+            identity: names::gateways(namespace, name),
             of: (namespace.into(), name.into()),
             gateways: 0,
             gateway_not_before: None,
@@ -116,6 +115,7 @@ impl State {
     /// # Errors
     /// What it cannot go on without.
     pub async fn step(&mut self, manifest: &Manifest) -> Result<Vec<String>, UpError> {
+        while self.changes.try_recv().is_ok() {}
         let news = self.reap();
         self.look().await;
         let (views, common) = roles(&manifest.moe.spec);
@@ -177,16 +177,24 @@ impl State {
             let records = self.records.get(&view.role).map_or(&[][..], Vec::as_slice);
             let surge = manifest.moe.spec.update_strategy.max_surge;
             let (replicas, now) = (view.replicas, Timestamp::now());
-            let roster =
-                Roster { replicas, template, cohort: COHORT, surge, may_exchange, records, pods: &pods, now };
+            let roster = Roster {
+                replicas,
+                template,
+                cohort: FIRST_COHORT,
+                surge,
+                may_exchange,
+                records,
+                pods: &pods,
+                now,
+            };
             decide(&roster, || fresh(manifest.name(), view.role.name()))
         };
         for name in &orders.make {
             let ports = free_ports()?;
             let at = self.surroundings(manifest, name, ports);
             let of = (&manifest.moe, manifest.namespace());
-            let args = agent::worker(of, (view, common), (name, COHORT), &at);
-            let identity = names::spiffe(manifest.namespace(), manifest.name(), view.role.name(), Some(name));
+            let args = agent::worker(of, (view, common), (name, FIRST_COHORT), &at);
+            let identity = names::worker(manifest.namespace(), manifest.name(), view.role, name);
             self.certify(name, &identity)?;
             self.agents.insert(name.clone(), Agent::new(Some(view.role), ports, template.into(), args));
         }
@@ -346,7 +354,7 @@ impl State {
         self.dir.0.join("tls").join(name)
     }
 
-    fn certify(&self, name: &str, identity: &str) -> Result<(), UpError> {
+    fn certify(&self, name: &str, identity: &Identity) -> Result<(), UpError> {
         let (leaf, dir) = (self.authority.leaf(identity)?, self.tls_dir(name));
         std::fs::create_dir_all(&dir).map_err(|source| UpError::Write { path: dir.clone(), source })?;
         write(&dir.join("tls.crt"), &leaf.certificate)?;

@@ -83,7 +83,7 @@ impl World {
             list: &self.list,
             slices: &self.slices,
             there: &self.there,
-            pages: &pages,
+            pages: &pages.iter().map(|(name, page)| (name.as_str(), page)).collect(),
             of: ("default", "m"),
         };
         let placed = place(&site);

@@ -7,6 +7,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use sluice_identity::{Identity, IdentityError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -14,7 +15,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::Page;
-use crate::certificates::uris;
 
 /// For the connection, and for each page.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,8 +36,10 @@ pub(super) enum PullError {
     Connect(String, std::io::Error),
     #[error("{0} did not answer within {PATIENCE:?}")]
     Slow(String),
+    #[error("{0}: {1}")]
+    Nobody(String, IdentityError),
     #[error("{address} has a certificate for {found}, and it should be for {wanted}")]
-    Identity { address: String, found: String, wanted: String },
+    Other { address: String, found: Box<Identity>, wanted: Box<Identity> },
     #[error("{0}: {1}")]
     Http(String, hyper::Error),
     #[error("{0} answers {1}: {2}")]
@@ -48,21 +50,26 @@ pub(super) enum PullError {
 
 impl Connection {
     /// Connects; the other side must be `wanted`.
-    pub async fn open(address: &str, wanted: &str, tls: Arc<ClientConfig>) -> Result<Self, PullError> {
+    pub async fn open(address: &str, wanted: &Identity, tls: Arc<ClientConfig>) -> Result<Self, PullError> {
         let opened = timeout(PATIENCE, Self::dial(address, wanted, tls)).await;
         opened.unwrap_or_else(|_| Err(PullError::Slow(address.into())))
     }
 
-    async fn dial(address: &str, wanted: &str, tls: Arc<ClientConfig>) -> Result<Self, PullError> {
+    async fn dial(address: &str, wanted: &Identity, tls: Arc<ClientConfig>) -> Result<Self, PullError> {
         let fail = |e| PullError::Connect(address.into(), e);
         let tcp = TcpStream::connect(address).await.map_err(fail)?;
         let name = ServerName::try_from("sluice").map_err(|e| fail(std::io::Error::other(e)))?;
         let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(fail)?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let found = leaf.map(|leaf| uris(leaf)).unwrap_or_default();
-        if !found.iter().any(|uri| uri == wanted) {
-            let (found, wanted) = (found.join(", "), wanted.to_owned());
-            return Err(PullError::Identity { address: address.into(), found, wanted });
+        let nobody = |why| PullError::Nobody(address.into(), why);
+        let found = leaf.map_or_else(|| Err(IdentityError::Nobody("nothing".into())), Identity::of);
+        let found = found.map_err(nobody)?;
+        if found != *wanted {
+            return Err(PullError::Other {
+                address: address.into(),
+                found: found.into(),
+                wanted: wanted.clone().into(),
+            });
         }
         let (send, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|e| PullError::Http(address.into(), e))?;

@@ -102,9 +102,8 @@ pub struct ModelPage {
 
 impl Page {
     /// Its workers by name.
-    pub fn by_name(&self) -> BTreeMap<String, WorkerPage> {
-        let named = self.workers.iter().filter_map(|w| Some((w.member.as_ref()?.name.clone(), w.clone())));
-        named.collect()
+    pub fn by_name(&self) -> BTreeMap<&str, &WorkerPage> {
+        self.workers.iter().filter_map(|w| Some((w.member.as_ref()?.name.as_str(), w))).collect()
     }
 }
 

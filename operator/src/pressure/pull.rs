@@ -5,6 +5,7 @@ use super::client::Connection;
 use kube::runtime::reflector::ObjectRef;
 use rustls::ClientConfig;
 use sluice_crds::MoEDeployment;
+use sluice_identity::Identity;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +30,8 @@ pub struct Heard {
 pub struct Gateways {
     /// Their addresses.
     pub addresses: Vec<String>,
-    /// The SPIFFE ID that they must have.
-    pub identity: String,
+    /// Whom their certificate must be for.
+    pub identity: Identity,
     /// The operator's certificate for this deployment.
     pub tls: Arc<ClientConfig>,
 }

@@ -1,10 +1,17 @@
-//! Who a certificate is for: the SPIFFE ID among its names, as DESIGN section 4 has it.
+//! Who a certificate is for: the SPIFFE ID among its names, as DESIGN section 4 has it. The agents and the operator go by
+//! the same words and the same checks.
+
+mod trust;
 
 use std::fmt;
 use std::str::FromStr;
 
 use rustls::pki_types::CertificateDer;
 use sluice_core::hello::Role;
+
+pub use trust::ByTrustAnchor;
+
+const DOMAIN: &str = "spiffe://sluice/";
 
 /// What a certificate says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +38,7 @@ pub enum IdentityError {
 }
 
 /// The names that roles go by in certificates, hellos and tables.
-pub(crate) const ROLES: [(Role, &str); 5] = [
+pub const ROLES: [(Role, &str); 5] = [
     (Role::Gateway, "gateway"),
     (Role::Attention, "attention"),
     (Role::Experts, "experts"),
@@ -40,33 +47,38 @@ pub(crate) const ROLES: [(Role, &str); 5] = [
 ];
 
 /// A role's name.
-pub(crate) fn role_name(role: Role) -> &'static str {
+pub fn role_name(role: Role) -> &'static str {
     ROLES.iter().find(|(r, _)| *r == role).map_or("", |(_, name)| name)
 }
 
 /// The role of a name.
-pub(crate) fn role_of(name: &str) -> Option<Role> {
+pub fn role_of(name: &str) -> Option<Role> {
     ROLES.iter().find(|(_, n)| *n == name).map(|(r, _)| *r)
 }
 
-impl FromStr for Identity {
-    type Err = ();
+/// A URI that is no SPIFFE ID of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not of the form spiffe://sluice/ns/NAMESPACE/moe/NAME/role/ROLE[/worker/WORKER]")]
+pub struct NotOurs;
 
-    fn from_str(uri: &str) -> Result<Self, ()> {
-        let path: Vec<&str> = uri.strip_prefix("spiffe://sluice/").ok_or(())?.split('/').collect();
+impl FromStr for Identity {
+    type Err = NotOurs;
+
+    fn from_str(uri: &str) -> Result<Self, NotOurs> {
+        let path: Vec<&str> = uri.strip_prefix(DOMAIN).ok_or(NotOurs)?.split('/').collect();
         let (fixed, worker) = match path.as_slice() {
             [fixed @ .., "worker", worker] if fixed.len() == 6 => (fixed, Some(*worker)),
             fixed => (fixed, None),
         };
-        let ["ns", namespace, "moe", name, "role", role] = fixed else { return Err(()) };
-        let role = role_of(role).ok_or(())?;
+        let ["ns", namespace, "moe", name, "role", role] = fixed else { return Err(NotOurs) };
+        let role = role_of(role).ok_or(NotOurs)?;
         let is_worker = role.is_rank() || role.is_host();
         if namespace.is_empty()
             || name.is_empty()
             || worker.is_some_and(str::is_empty)
             || worker.is_some() != is_worker
         {
-            return Err(());
+            return Err(NotOurs);
         }
         Ok(Self { deployment: format!("{namespace}/{name}"), role, worker: worker.map(str::to_owned) })
     }
@@ -80,6 +92,19 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
+    /// Who does something for a deployment. `worker` for those whose role has a name each.
+    pub fn new(namespace: &str, deployment: &str, role: Role, worker: Option<&str>) -> Self {
+        let worker = worker.map(str::to_owned);
+        Self { deployment: format!("{namespace}/{deployment}"), role, worker }
+    }
+
+    /// Its SPIFFE ID.
+    pub fn uri(&self) -> String {
+        let (namespace, name) = self.deployment.split_once('/').unwrap_or(("", &self.deployment));
+        let id = format!("{DOMAIN}ns/{namespace}/moe/{name}/role/{}", role_name(self.role));
+        self.worker.as_ref().map_or_else(|| id.clone(), |worker| format!("{id}/worker/{worker}"))
+    }
+
     /// Of a leaf that has been verified.
     ///
     /// # Errors
@@ -103,6 +128,10 @@ mod tests {
         assert_eq!((found.deployment.as_str(), found.role), ("a/b", Role::Experts));
         assert_eq!(found.worker.as_deref(), Some("e-0"));
         assert_eq!(is("spiffe://sluice/ns/a/moe/b/role/gateway").unwrap().worker, None);
+        for (role, worker) in [(Role::Experts, Some("e-0")), (Role::Operator, None)] {
+            let identity = Identity::new("a", "b", role, worker);
+            assert_eq!(is(&identity.uri()), Some(identity), "it is read as it is written");
+        }
         for wrong in [
             "spiffe://other/ns/a/moe/b/role/gateway",
             "spiffe://sluice/ns/a/moe/b/role/gateway/worker/g",
