@@ -20,6 +20,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The agent's: batches are made and freed with each step.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RANKS: u32 = 4;
 const HOSTS: u32 = 8;
 const TOP_K: u8 = 8;

@@ -96,7 +96,7 @@ pub struct RoutingTable {
     reached: BTreeSet<WorkerId>,
     /// Per (block, expert): the only holder of the whole expert, if there is just one. Most lookups end here, in one
     /// read of a table that stays in the cache.
-    only: Vec<Option<WorkerId>>,
+    only: Vec<u32>,
     siblings: Siblings,
     /// How much of its planned fractions a worker gets: 1, unless it is slower than its siblings.
     scales: BTreeMap<WorkerId, f32>,
@@ -113,7 +113,7 @@ impl RoutingTable {
         let Shape { experts, segments, .. } = *shape;
         let blocks = shape.blocks();
         let empty = Block { covers: vec![vec![]; experts as usize], ..Block::default() };
-        let only = vec![None; blocks as usize * experts as usize];
+        let only = vec![0; blocks as usize * experts as usize];
         Self {
             segments,
             parts,
@@ -238,8 +238,8 @@ impl RoutingTable {
             block.sole = sole(&block.covers);
             for (only, covers) in self.only[b as usize * experts..].iter_mut().zip(&block.covers) {
                 *only = match covers.as_slice() {
-                    [Cover { slices: 1, holders, .. }] if holders[0].len() == 1 => Some(holders[0][0].worker),
-                    _ => None,
+                    [Cover { slices: 1, holders, .. }] if holders[0].len() == 1 => holders[0][0].worker.0 + 1,
+                    _ => 0,
                 };
             }
         }
@@ -287,7 +287,8 @@ impl RoutingTable {
         if expert >= self.experts {
             return None;
         }
-        self.only.get(block as usize * self.experts as usize + expert as usize).copied().flatten()
+        let at = block as usize * self.experts as usize + expert as usize;
+        self.only.get(at)?.checked_sub(1).map(WorkerId)
     }
 
     /// A worker sent a token of a unit back. Until `wait` has passed, or the table changes, it is asked for that unit

@@ -192,6 +192,7 @@ impl Rank {
                 }
                 let count = s.tokens.len();
                 rows += count as u32;
+                self.count_loads(block, &routed[first * k..(first + count) * k]);
                 for i in 0..count {
                     let token = self.segment(id).tokens[i];
                     let at = (first + i) * k;
@@ -210,6 +211,16 @@ impl Rank {
         self.flush(net);
     }
 
+    /// In a loop of its own: counters are far apart, and misses of several overlap.
+    fn count_loads(&mut self, block: u16, experts: &[u16]) {
+        let first = block as usize * self.shape.experts as usize;
+        for &expert in experts {
+            if let Some(load) = self.loads.get_mut(first + expert as usize) {
+                *load += 1;
+            }
+        }
+    }
+
     /// Asks a token's K experts. Most are held by one worker, whole: those take the short way to its batch.
     fn ask_experts(
         &mut self,
@@ -224,14 +235,10 @@ impl Rank {
         let at = group as usize * experts.len();
         self.asked[at..at + experts.len()].copy_from_slice(experts);
         let slice = Slice::whole(self.shape.segments);
-        let first = block as usize * self.shape.experts as usize;
         let common = Common { class, block, generation: self.routing.generation(block), progress };
         let src = self.slab.input(token);
         for (k, &expert) in experts.iter().enumerate() {
             let back = ReturnTo { group, tag, k: k as u8 };
-            if let Some(load) = self.loads.get_mut(first + expert as usize) {
-                *load += 1;
-            }
             if let Some(worker) = self.routing.only_holder(block, expert)
                 && let Some(peer) = net.find(worker)
                 && let Some(d) = self.dests.get_mut(peer).filter(|d| d.is_reached && d.stalled.is_empty())
