@@ -9,7 +9,8 @@ use super::options::{InspectOptions, ModelSource};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sluice-agent inspect ~/models/Qwen3-30B-A3B
-  sluice-agent inspect --json > model.json        (the model that comes with Sluice)";
+  sluice-agent inspect --json > model.json        (the model that comes with Sluice)
+  sluice-agent inspect --devices                  (the GPUs of this machine)";
 
 /// The flags of `inspect`.
 #[derive(Args, Clone, Debug)]
@@ -20,9 +21,9 @@ pub struct InspectArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// List every tensor.
-    #[arg(long)]
-    pub tensors: bool,
+    /// List the GPUs of this machine, and how they are, in place of a model.
+    #[arg(long, conflicts_with = "model")]
+    pub devices: bool,
 }
 
 impl InspectArgs {
@@ -31,7 +32,7 @@ impl InspectArgs {
         InspectOptions {
             model: self.model.clone().map_or(ModelSource::Bundled, ModelSource::Directory),
             json: self.json,
-            tensors: self.tensors,
+            devices: self.devices,
         }
     }
 }

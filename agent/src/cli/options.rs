@@ -295,6 +295,6 @@ pub struct InspectOptions {
     pub model: ModelSource,
     /// Machine-readable.
     pub json: bool,
-    /// List every tensor.
-    pub tensors: bool,
+    /// The GPUs of this machine, in place of a model.
+    pub devices: bool,
 }

@@ -10,6 +10,7 @@ use prometheus::{
 use sluice_core::front::Ending;
 use sluice_core::ids::WorkerId;
 
+use super::devices::{self, Devices};
 use super::front;
 use super::peers::Peers;
 use super::pressure::PressurePage;
@@ -37,6 +38,7 @@ pub struct Telemetry {
     connections: IntGauge,
     accept_errors: IntCounter,
     peers: Peers,
+    devices: Devices,
     /// The id of the first worker.
     first: u32,
     /// By worker, from the first.
@@ -173,6 +175,7 @@ impl Telemetry {
             connections,
             accept_errors,
             peers,
+            devices: Devices::default(),
             steps,
             seen: workers.clone().map(|_| Mutex::new(None)).collect(),
         })
@@ -288,6 +291,7 @@ impl Telemetry {
     pub fn render(&self, front: Option<&FrontSample>) -> Result<String, prometheus::Error> {
         let mut families = self.registry.gather();
         families.extend(workers::families(&self.workers()));
+        families.extend(devices::families(&self.devices.look()));
         families.extend(front.map(front::families).unwrap_or_default());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families)
@@ -300,6 +304,7 @@ impl Telemetry {
             workers.iter().map(|seen| &seen.sample),
             |worker| self.peers.pressure(worker),
             front,
+            self.devices.look(),
         )
     }
 }

@@ -3,6 +3,7 @@
 //! Workers pay a few atomic additions per step and nothing else; they hand over a snapshot of their counters and
 //! queues about twice a second, and all the arithmetic on those happens when somebody scrapes.
 
+mod devices;
 mod families;
 mod front;
 mod logs;
@@ -15,6 +16,7 @@ mod spans;
 mod tests;
 mod workers;
 
+pub use devices::{DevicePage, Devices, DevicesPage};
 pub use logs::{LogError, Logs, start_logs};
 pub use metrics::Telemetry;
 pub use pressure::{

@@ -4,6 +4,7 @@ use serde::Serialize;
 use sluice_core::ids::{Nanos, SECOND, Unit, WorkerId};
 use sluice_core::pressure::TableReport;
 
+use super::devices::DevicesPage;
 use super::sample::{FrontSample, WorkerSample};
 
 /// The whole page. Times are in seconds.
@@ -13,6 +14,8 @@ pub struct PressurePage {
     pub workers: Vec<WorkerPressure>,
     /// The gateway's front, if one runs here.
     pub front: Option<FrontPressure>,
+    /// The GPUs of this machine.
+    pub devices: DevicesPage,
 }
 
 /// The front.
@@ -223,6 +226,7 @@ impl PressurePage {
         workers: impl Iterator<Item = &'a WorkerSample>,
         peers: impl Fn(WorkerId) -> Vec<PeerPressure>,
         front: Option<&FrontSample>,
+        devices: DevicesPage,
     ) -> Self {
         Self {
             workers: workers.map(|sample| WorkerPressure::new(sample, peers(sample.worker))).collect(),
@@ -231,6 +235,7 @@ impl PressurePage {
                 waiting: f.waiting.fresh,
                 waiting_replays: f.waiting.replays,
             }),
+            devices,
         }
     }
 }
