@@ -75,11 +75,6 @@ impl Authority {
         Ok(Self { certificate: certificate.into(), key: key.into(), issuer: Issuer::new(authority(), pair) })
     }
 
-    /// Which one it is.
-    pub fn id(&self) -> String {
-        blake3::hash(self.certificate.as_bytes()).to_hex()[..16].to_owned()
-    }
-
     /// A leaf for somebody.
     ///
     /// # Errors
@@ -97,18 +92,21 @@ impl Authority {
         Ok(Leaf { certificate, key: key.serialize_pem() })
     }
 
-    /// What the operator dials agents with.
+    /// What the operator dials agents with that have leaves of any CA of a bundle.
     ///
     /// # Errors
     /// As of [`Self::create`].
-    pub fn client(&self, own: &Identity) -> Result<ClientConfig, CertificateError> {
+    pub fn client(&self, own: &Identity, bundle: &str) -> Result<ClientConfig, CertificateError> {
         let leaf = self.leaf(own)?;
         let unfit = |e: String| CertificateError::Unfit(e);
-        let certificate =
-            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| unfit(e.to_string()));
         let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).map_err(|e| unfit(e.to_string()))?;
         let mut roots = RootCertStore::empty();
-        roots.add(certificate(&self.certificate)?).map_err(|e| unfit(e.to_string()))?;
+        for ca in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+            let ca = ca.map_err(|e| unfit(e.to_string()))?;
+            roots.add(ca).map_err(|e| unfit(e.to_string()))?;
+        }
+        let own = CertificateDer::from_pem_slice(leaf.certificate.as_bytes());
+        let own = own.map_err(|e| unfit(e.to_string()))?;
         let provider = Arc::new(ring::default_provider());
         let servers = Arc::new(ByTrustAnchor::new(Arc::new(roots), Arc::clone(&provider)));
         let mut client = ClientConfig::builder_with_provider(provider)
@@ -116,7 +114,7 @@ impl Authority {
             .map_err(|e| unfit(e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(servers)
-            .with_client_auth_cert(vec![certificate(&leaf.certificate)?], key)
+            .with_client_auth_cert(vec![own], key)
             .map_err(|e| unfit(e.to_string()))?;
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(client)

@@ -1,27 +1,24 @@
 //! What every reconcile needs.
 
 use crate::admin::Admin;
-use crate::apply::{WriteError, Writer};
-use crate::certificates::{Authority, CertificateError};
+use crate::apply::Writer;
+use crate::authority::Authorities;
+use crate::certificates::CertificateError;
 use crate::pressure::Hub;
 use crate::stores::Stores;
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use rustls::ClientConfig;
 use sluice_crds::{ExpertPlacement, RoleScaler};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The Secret of the CA.
-const AUTHORITY: &str = "sluice-ca";
 /// The operator's own certificates are renewed so often.
 const RENEWED: Duration = Duration::from_secs(24 * 3600);
 
-/// What agents are dialled with, and since when.
-type Dialled = (Arc<ClientConfig>, Instant);
+/// What agents are dialled with, by which CAs, and since when.
+type Dialled = (Arc<ClientConfig>, String, Instant);
 
 /// What every reconcile needs.
 pub struct Context {
@@ -31,8 +28,8 @@ pub struct Context {
     pub writer: Arc<Writer>,
     /// What agents report.
     pub pressure: Arc<Hub>,
-    /// The CA.
-    pub authority: Arc<Authority>,
+    /// The CAs.
+    pub authorities: Arc<Authorities>,
     /// The image of agents where none is given.
     pub agent_image: String,
     /// The operator's own namespace.
@@ -53,7 +50,7 @@ impl Context {
     /// From its parts.
     pub fn new(
         (stores, pressure): (Stores, Arc<Hub>),
-        (writer, authority, admin): (Arc<Writer>, Arc<Authority>, Arc<Admin>),
+        (writer, authorities, admin): (Arc<Writer>, Arc<Authorities>, Arc<Admin>),
         (agent_image, namespace, identity): (String, String, String),
     ) -> Self {
         let reporter = Reporter { controller: crate::names::MANAGER.into(), instance: Some(identity) };
@@ -62,7 +59,7 @@ impl Context {
             stores,
             writer,
             pressure,
-            authority,
+            authorities,
             agent_image,
             namespace,
             admin,
@@ -79,62 +76,17 @@ impl Context {
     pub fn client(&self, namespace: &str, name: &str) -> Result<Arc<ClientConfig>, CertificateError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.to_owned(), name.to_owned());
-        if let Some((client, at)) = clients.get(&key)
+        let keyring = self.authorities.now();
+        if let Some((client, by, at)) = clients.get(&key)
+            && *by == keyring.id()
             && at.elapsed() < RENEWED
         {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(self.authority.client(&crate::names::operator(namespace, name))?);
-        clients.insert(key, (Arc::clone(&client), Instant::now()));
+        let own = crate::names::operator(namespace, name);
+        let client = Arc::new(keyring.signing.client(&own, &keyring.bundle())?);
+        clients.insert(key, (Arc::clone(&client), keyring.id(), Instant::now()));
         Ok(client)
-    }
-}
-
-/// Why there is no CA.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// The API server.
-    #[error("the Secret {AUTHORITY} cannot be read: {0}")]
-    Read(#[from] Box<kube::Error>),
-    /// It cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// What is in it.
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-}
-
-/// The CA in the operator's namespace; a new one if there is none yet.
-///
-/// # Errors
-/// If it cannot be read, made or stored.
-pub async fn authority(writer: &Writer, namespace: &str) -> Result<Authority, AuthorityError> {
-    let api = Api::<Secret>::namespaced(writer.client(), namespace);
-    loop {
-        if let Some(found) = api.get_opt(AUTHORITY).await.map_err(Box::new)? {
-            let data = found.data.unwrap_or_default();
-            let text = |key: &str| {
-                data.get(key).and_then(|v| String::from_utf8(v.0.clone()).ok()).unwrap_or_default()
-            };
-            return Ok(Authority::stored(&text("tls.crt"), &text("tls.key"))?);
-        }
-        let fresh = Authority::create()?;
-        let data = BTreeMap::from([
-            ("tls.crt".to_owned(), fresh.certificate.clone()),
-            ("tls.key".to_owned(), fresh.key.clone()),
-        ]);
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(AUTHORITY.into()),
-                namespace: Some(namespace.into()),
-                ..ObjectMeta::default()
-            },
-            type_: Some("kubernetes.io/tls".into()),
-            string_data: Some(data),
-            ..Secret::default()
-        };
-        // Somebody else may have been first: then theirs is read.
-        writer.create(&secret).await?;
     }
 }
 

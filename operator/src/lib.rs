@@ -5,10 +5,12 @@
 
 pub mod admin;
 pub mod apply;
+pub mod authority;
 pub mod build;
 pub mod certificates;
 pub mod context;
 pub mod finalize;
+pub mod keyring;
 pub mod leader;
 pub mod local;
 pub mod names;

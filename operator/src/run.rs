@@ -2,7 +2,8 @@
 
 use crate::admin::{Admin, router};
 use crate::apply::Writer;
-use crate::context::{Context, authority};
+use crate::authority::Authorities;
+use crate::context::Context;
 use crate::leader::Leadership;
 use crate::pressure::Hub;
 use crate::reconcile;
@@ -122,14 +123,17 @@ async fn lead(
     join_all(parts.iter().map(|p| p.stores.ready())).await;
     admin.is_synced.store(true, Ordering::Relaxed);
     let writer = Arc::new(Writer::new(client));
-    let authority = Arc::new(authority(&writer, &settings.namespace).await?);
+    let authorities = Arc::new(Authorities::open(&writer, &settings.namespace).await?);
     let told = (settings.agent_image.clone(), settings.namespace.clone(), settings.identity.clone());
     let all = parts.into_iter().map(|part| {
         let hub = Arc::new(Hub::new(part.queue.clone()));
-        let shared = (Arc::clone(&writer), Arc::clone(&authority), Arc::clone(&admin));
+        let shared = (Arc::clone(&writer), Arc::clone(&authorities), Arc::clone(&admin));
         reconcile_all(Context::new((part.stores, hub), shared, told.clone()), part.waiting)
     });
-    select_all(all.map(Box::pin)).await;
+    tokio::select! {
+        _ = select_all(all.map(Box::pin)) => {}
+        () = authorities.tend(&writer, &settings.namespace) => {}
+    }
     anyhow::bail!("the watches have ended")
 }
 

@@ -191,7 +191,7 @@ async fn record(
     Ok(written)
 }
 
-/// A certificate in a Secret, renewed when a third of its time is left or the CA is another.
+/// A certificate in a Secret, renewed when a third of its time is left or the CAs are others.
 ///
 /// # Errors
 /// What could not be made or written.
@@ -204,22 +204,21 @@ pub async fn certify(
 ) -> Result<(), ReconcileError> {
     let name = names::certificate(owner_name);
     let key = ObjectRef::new(&name).within(of.namespace);
+    let keyring = ctx.authorities.now();
     if let Some(found) = ctx.stores.secrets.get(&key) {
         let renew = found.annotations().get(RENEW).and_then(|t| t.parse::<Timestamp>().ok());
-        let is_of_ca = found.annotations().get(BUNDLE) == Some(&ctx.authority.id());
+        let is_of_ca = found.annotations().get(BUNDLE) == Some(&keyring.id());
         if renew.is_some_and(|at| at > of.now) && is_of_ca {
             return Ok(());
         }
     }
-    let leaf = ctx.authority.leaf(identity)?;
+    let leaf = keyring.signing.leaf(identity)?;
     let life = SignedDuration::try_from(crate::certificates::LEAF_LIFE).unwrap_or(SignedDuration::MAX);
     let renew = of.now.checked_add(life * 2 / 3).unwrap_or(of.now);
     let mut metadata = names::owned(of.moe, name, component);
     metadata.owner_references = Some(owner.into_iter().collect());
-    metadata.annotations = Some(BTreeMap::from([
-        (RENEW.to_owned(), renew.to_string()),
-        (BUNDLE.to_owned(), ctx.authority.id()),
-    ]));
+    metadata.annotations =
+        Some(BTreeMap::from([(RENEW.to_owned(), renew.to_string()), (BUNDLE.to_owned(), keyring.id())]));
     metadata.labels.get_or_insert_default().insert(names::ROLE.into(), component.into());
     let secret = Secret {
         metadata,
@@ -227,7 +226,7 @@ pub async fn certify(
         string_data: Some(BTreeMap::from([
             ("tls.crt".to_owned(), leaf.certificate),
             ("tls.key".to_owned(), leaf.key),
-            ("ca.crt".to_owned(), ctx.authority.certificate.clone()),
+            ("ca.crt".to_owned(), keyring.bundle()),
         ])),
         ..Secret::default()
     };

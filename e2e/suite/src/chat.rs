@@ -81,7 +81,11 @@ struct Way {
 
 impl Way {
     async fn to(space: &Space<'_>, deployment: &str) -> anyhow::Result<Self> {
-        if space.world.cluster.own.is_some() {
+        let port = space.kubectl(&["get", "service", deployment, "-o", "jsonpath={.spec.ports[0].nodePort}"]);
+        let port = port.text().await?;
+        if space.world.cluster.own.is_some() && !port.is_empty() {
+            Self::through_node(space, deployment, &port).await
+        } else if space.world.cluster.own.is_some() {
             Self::direct(space, deployment).await
         } else {
             Self::forward(space, deployment).await
@@ -93,8 +97,20 @@ impl Way {
         let pods = space.role(deployment, "gateway").await?;
         let address = pods.iter().find_map(|pod| pod.status.as_ref()?.pod_ip.as_ref());
         let address = format!("{}:8080", address.context("the gateway has no address")?);
+        Self::reach(space, &address).await
+    }
+
+    /// By the Service, at a node that has a gateway: it goes on when that is exchanged.
+    async fn through_node(space: &Space<'_>, deployment: &str, port: &str) -> anyhow::Result<Self> {
+        let pods = space.role(deployment, "gateway").await?;
+        let address = pods.iter().find_map(|pod| pod.status.as_ref()?.host_ip.as_ref());
+        let address = format!("{}:{port}", address.context("the gateway has no node")?);
+        Self::reach(space, &address).await
+    }
+
+    async fn reach(space: &Space<'_>, address: &str) -> anyhow::Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        space.world.cluster.verb(&["reach", &address, &port.to_string()]).await?;
+        space.world.cluster.verb(&["reach", address, &port.to_string()]).await?;
         Ok(Self { port, _forward: None })
     }
 

@@ -85,7 +85,7 @@ impl State {
             std::fs::create_dir_all(&path).map_err(|source| UpError::Write { path, source })?;
         }
         let authority = Authority::create()?;
-        let tls = Arc::new(authority.client(&names::operator(namespace, name))?);
+        let tls = Arc::new(authority.client(&names::operator(namespace, name), &authority.certificate)?);
         let (sender, changes) = mpsc::channel(64);
         Ok(Self {
             options: options.clone(),

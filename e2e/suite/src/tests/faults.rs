@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 const NAME: &str = "tiny";
 const LIMIT: Duration = Duration::from_secs(180);
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 32;
 
 /// What goes on before and after, so that there is something to compare.
 const BEFORE: Duration = Duration::from_secs(4);
@@ -22,7 +22,16 @@ const AFTER: Duration = Duration::from_secs(6);
 
 /// The example serves, a fault comes and goes, and the example goes.
 async fn through(space: &Space<'_>, fault: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    space.apply(&manifests::tiny(NAME)).await?;
+    under(space, &manifests::tiny(NAME), fault).await
+}
+
+/// The same with another manifest of as many pods.
+pub(super) async fn under(
+    space: &Space<'_>,
+    manifest: &str,
+    fault: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    space.apply(manifest).await?;
     space.served(NAME, LIMIT).await?;
     whole(space).await?;
     let streams = Streams::begin(space, NAME, CLIENTS).await?;
@@ -104,7 +113,17 @@ async fn node(space: &Space<'_>) -> anyhow::Result<String> {
 
 /// `kubectl drain`, and the node comes back.
 pub async fn drain(space: &Space<'_>) -> anyhow::Result<()> {
-    through(space, async || {
+    drained(space, &manifests::tiny(NAME)).await
+}
+
+/// The same where each expert is on one of the pods alone: what leaves is handed over first.
+pub async fn only_replica(space: &Space<'_>) -> anyhow::Result<()> {
+    let manifest = manifests::tiny(NAME).replace("minReplicas: 2", "minReplicas: 1");
+    drained(space, &manifest).await
+}
+
+async fn drained(space: &Space<'_>, manifest: &str) -> anyhow::Result<()> {
+    under(space, manifest, async || {
         let node = node(space).await?;
         let flags = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s"];
         let drained = space.world.tools.kubectl(flags).limit(Duration::from_secs(250)).text().await;
@@ -138,6 +157,25 @@ pub async fn power(space: &Space<'_>) -> anyhow::Result<()> {
         let elsewhere = whole(space).await;
         space.world.cluster.verb(&["node-start", &node]).await?;
         elsewhere
+    })
+    .await
+}
+
+/// A node is cut off for so long that its pods are made elsewhere, and comes back with the old ones.
+pub async fn cut(space: &Space<'_>) -> anyhow::Result<()> {
+    through(space, async || {
+        let node = node(space).await?;
+        space.world.cluster.verb(&["link", &node, "down"]).await?;
+        sleep(Duration::from_secs(100)).await;
+        let elsewhere = whole(space).await;
+        space.world.cluster.verb(&["link", &node, "up"]).await?;
+        elsewhere?;
+        // The kubelet hears that they are deleted.
+        until("the old pods are gone", LIMIT, async || {
+            let all = space.pods().list(&ListParams::default()).await?;
+            Ok(all.iter().all(|p| p.metadata.deletion_timestamp.is_none()).then_some(()))
+        })
+        .await
     })
     .await
 }

@@ -6,10 +6,13 @@ mod manifests;
 mod quickstart;
 mod restricted;
 mod rights;
+mod rolling;
 mod samples;
 mod scale;
 mod standby;
+mod stuck;
 mod uninstall;
+mod writes;
 
 use crate::objects::Space;
 use anyhow::bail;
@@ -132,6 +135,39 @@ pub fn all() -> Vec<Test> {
             "the operator deleted: 0 failed, same answers"
         ),
         test!("drain", faults::drain, Smoke, Node, 480, "a node drained: 0 failed, same answers"),
+        test!(
+            "only-replica",
+            faults::only_replica,
+            Full,
+            Node,
+            480,
+            "a node drained that has experts' only replicas: 0 failed, same answers"
+        ),
+        test!("cut", faults::cut, Full, Node, 600, "a node cut off and back: 0 failed, same answers"),
+        test!(
+            "rolling",
+            rolling::run,
+            Full,
+            Node,
+            480,
+            "another image: a worker at a time, 0 failed, same answers"
+        ),
+        test!(
+            "stuck",
+            stuck::run,
+            Full,
+            Operator,
+            900,
+            "manifests that are valid and cannot run say why, and recover"
+        ),
+        test!(
+            "writes",
+            writes::run,
+            Full,
+            Chart,
+            1800,
+            "the operator ends at each of its writes in turn: the same comes of it"
+        ),
         test!("containerd", faults::containerd, Full, Node, 420, "containerd killed: 0 failed, same pods"),
         test!("power", faults::power, Full, Node, 600, "a node's power lost: 0 failed, same answers"),
         test!(
