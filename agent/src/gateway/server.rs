@@ -13,9 +13,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -31,6 +31,8 @@ use super::sniff::{Protocol, sniff};
 const RESERVED: usize = 128;
 /// Streams a client may have open on one HTTP/2 connection.
 const STREAMS: u32 = 256;
+/// Once no new connections are taken, one that is kept open is closed when nothing was asked on it for so long.
+const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// One listener.
 #[derive(Clone)]
@@ -65,6 +67,9 @@ pub fn connection_budget(wanted: usize) -> usize {
 
 /// Serves until `stop` resolves, then takes no more connections and waits, within [`Timeouts::drain`], until those
 /// there are have been answered. Returns how many were cut.
+///
+/// A client may ask again on a connection that it has kept, at the very moment at which it would be closed. So kept
+/// connections are not closed at once: what is asked on them is answered, with word that the answer is the last.
 pub async fn serve(
     listener: TcpListener,
     pages: Router,
@@ -73,8 +78,7 @@ pub async fn serve(
 ) -> usize {
     let places = Arc::new(Semaphore::new(config.connections.clamp(1, Semaphore::MAX_PERMITS)));
     let open = Arc::new(AtomicUsize::new(0));
-    let (closing, closed) = watch::channel(());
-    let graceful = GracefulShutdown::new();
+    let (closing, closed) = watch::channel(false);
     let http = builder(&config.timeouts);
     let mut stop = pin!(stop);
     loop {
@@ -92,17 +96,17 @@ pub async fn serve(
             _counted: Counted::new(open.clone(), config.observer.clone(), place),
             closed: closed.clone(),
         };
-        let watcher = graceful.watcher();
         tokio::spawn(async move {
-            if let Err(error) = connection.serve(stream, watcher).await {
+            if let Err(error) = connection.serve(stream).await {
                 tracing::debug!(%error, "connection");
             }
         });
     }
     drop(listener);
-    drop(closing);
+    drop(closed);
+    closing.send_replace(true);
     tracing::info!(open = open.load(Ordering::Relaxed), "takes no more connections");
-    if timeout(config.timeouts.drain, graceful.shutdown()).await.is_err() {
+    if timeout(config.timeouts.drain, closing.closed()).await.is_err() {
         let left = open.load(Ordering::Relaxed);
         tracing::warn!(left, "connections were cut");
         return left;
@@ -182,15 +186,12 @@ struct Connection {
     http: auto::Builder<TokioExecutor>,
     timeouts: Timeouts,
     _counted: Counted,
-    closed: watch::Receiver<()>,
+    /// No new connections are taken any more.
+    closed: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn serve(
-        mut self,
-        stream: TcpStream,
-        watcher: hyper_util::server::graceful::Watcher,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn serve(mut self, stream: TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         let protocol = tokio::select! {
             protocol = sniff(&stream, self.timeouts.header) => protocol?,
@@ -198,7 +199,7 @@ impl Connection {
             _ = self.closed.changed() => return Ok(()),
         };
         let Some(protocol) = protocol else { return Ok(()) };
-        self.speak(protocol, stream, watcher).await
+        self.speak(protocol, stream).await
     }
 
     /// Serves what is known to speak a protocol.
@@ -206,7 +207,6 @@ impl Connection {
         self,
         protocol: Protocol,
         stream: S,
-        watcher: hyper_util::server::graceful::Watcher,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
@@ -218,27 +218,42 @@ impl Connection {
         // A client that takes nothing is let go, and with it what it asked for.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.timeouts.write));
-        let activity = Arc::new(Activity::default());
+        let (activity, mut closed) = (Arc::new(Activity::default()), self.closed);
         let service = {
-            let (pages, activity) = (self.pages, activity.clone());
+            let (pages, activity, closed) = (self.pages, activity.clone(), closed.clone());
             hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
                 let busy = Busy::new(activity.clone());
-                let pages = pages.clone();
+                let (pages, closed) = (pages.clone(), closed.clone());
                 async move {
                     let response = pages.oneshot(request.map(axum::body::Body::new) as Request).await;
-                    response.map(|response| response.map(|body| Held::new(body, busy)))
+                    let mut response = response?.map(|body| Held::new(body, busy));
+                    if *closed.borrow() && protocol == Protocol::Http1 {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, std::convert::Infallible>(response)
                 }
             })
         };
         let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
-        let mut connection = pin!(watcher.watch(connection));
+        let (mut connection, mut is_last) = (pin!(connection), *closed.borrow());
         loop {
+            let look = activity.next_look(&self.timeouts);
             tokio::select! {
                 result = &mut connection => return result,
-                () = sleep(activity.next_look(&self.timeouts)) => {
+                _ = closed.changed(), if !is_last => {
+                    is_last = true;
+                    if protocol == Protocol::Http2 {
+                        // It has a word for it: what was asked after it is asked again elsewhere.
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+                () = sleep(if is_last { look.min(LAST_CALL / 4) } else { look }) => {
                     if let Some(why) = activity.over(&self.timeouts) {
                         tracing::debug!(why, "connection closed");
                         return Ok(());
+                    }
+                    if is_last && activity.idle().is_some_and(|idle| idle >= LAST_CALL) {
+                        connection.as_mut().graceful_shutdown();
                     }
                 }
             }
@@ -254,7 +269,7 @@ where
 {
     let places = Arc::new(Semaphore::new(1));
     let Ok(place) = places.acquire_owned().await else { return };
-    let (_closing, closed) = watch::channel(());
+    let (_closing, closed) = watch::channel(false);
     let connection = Connection {
         pages,
         http: builder(&timeouts),
@@ -263,7 +278,7 @@ where
         closed,
     };
     let protocol = if first.starts_with(super::sniff::PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
-    if let Err(error) = connection.speak(protocol, stream, GracefulShutdown::new().watcher()).await {
+    if let Err(error) = connection.speak(protocol, stream).await {
         tracing::debug!(%error, "connection");
     }
 }
@@ -299,6 +314,12 @@ impl Activity {
 
     fn next_look(&self, timeouts: &Timeouts) -> Duration {
         if self.state().asked == 0 { timeouts.header } else { timeouts.idle.min(timeouts.write) }
+    }
+
+    /// For how long nothing has been asked, unless something is.
+    fn idle(&self) -> Option<Duration> {
+        let state = self.state();
+        (state.busy == 0).then(|| self.begun.elapsed().saturating_sub(state.last))
     }
 
     /// Why the connection's place should go to another.

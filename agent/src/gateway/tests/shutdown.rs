@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{Server, read, read_until, request};
@@ -35,6 +35,35 @@ async fn what_runs_is_finished() {
     assert_eq!(stopped.await.unwrap(), 0);
     assert!(TcpStream::connect(address).await.is_err());
     drop(idle);
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_answered_once_more() {
+    let fake = Fake::new();
+    let server = Server::start(gateway(&fake), |_| {}).await;
+    let body = json!({"prompt": "say hello"}).to_string();
+    let kept = request("POST", TEXT, &[], &body).replace("connection: close\r\n", "");
+    let (mut asked, mut idle) = (server.connect().await, server.connect().await);
+    for connection in [&mut asked, &mut idle] {
+        connection.write_all(kept.as_bytes()).await.unwrap();
+        read_until(connection, "usage").await;
+    }
+    let stopped = server.stop();
+    // It does not close what a client may be asking on at this moment.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    asked.write_all(kept.as_bytes()).await.unwrap();
+    let answer = read(&mut asked).await;
+    assert_eq!((answer.status, answer.headers["connection"].as_str()), (200, "close"));
+    assert!(read_rest(&mut idle).await.is_empty(), "it ends when nothing is asked");
+    assert_eq!(stopped.await.unwrap(), 0);
+}
+
+/// What comes until the end of a connection.
+async fn read_rest(connection: &mut TcpStream) -> String {
+    let mut rest = String::new();
+    let read = connection.read_to_string(&mut rest);
+    tokio::time::timeout(Duration::from_secs(20), read).await.expect("it stays open").unwrap();
+    rest
 }
 
 #[tokio::test]

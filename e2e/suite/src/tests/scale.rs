@@ -9,8 +9,8 @@ use std::time::Duration;
 pub async fn run(space: &Space<'_>) -> anyhow::Result<()> {
     space.apply(&manifests::tiny("tiny")).await?;
     space.served("tiny", Duration::from_secs(180)).await?;
-    let streams = Streams::begin(space, "tiny", 8).await?;
-    for (role, steps) in [("experts", [3, 2]), ("attention", [2, 1])] {
+    let streams = Streams::begin(space, "tiny", 32).await?;
+    for (role, steps) in [("experts", [4, 2]), ("attention", [3, 1])] {
         for count in steps {
             let replicas = format!("--replicas={count}");
             space.kubectl(&["scale", &format!("rsc/tiny-{role}"), &replicas]).text().await?;

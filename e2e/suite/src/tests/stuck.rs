@@ -3,53 +3,62 @@
 
 use super::manifests;
 use crate::check::until;
+use crate::cluster::top;
 use crate::objects::Space;
 use anyhow::{Context, ensure};
 use serde_json::Value;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const NAME: &str = "tiny";
 const LIMIT: Duration = Duration::from_secs(120);
 const TAINT: &str = "e2e.sluice.dev/kept=for-others:NoSchedule";
+const SOURCE: &str = "      image:\n        reference: sluice.local/tiny-moe:1\n";
+const CLAIM: &str = "      persistentVolumeClaim: { claimName: model }\n";
 
-/// What is wrong: a part of the example's manifest and what stands there instead, and what is said of it.
+/// What is wrong.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// A part of the example's manifest, and what stands there instead.
+    Manifest(&'static str, &'static str),
+    /// There is no such claim.
+    Claim,
+    /// The claim's volume has no model in it yet.
+    Model,
+    /// A node is kept for others.
+    Taint,
+}
+
 struct Case {
     what: &'static str,
-    part: (&'static str, &'static str),
+    cause: Cause,
     reason: &'static str,
     words: &'static [&'static str],
 }
 
-const SOURCE: &str = "      image:\n        reference: sluice.local/tiny-moe:1\n";
-
 const CASES: [Case; 5] = [
     Case {
         what: "no such volume claim",
-        part: (SOURCE, "      persistentVolumeClaim: { claimName: absent }\n"),
+        cause: Cause::Claim,
         reason: "Unschedulable",
-        words: &["finds no node", "\"absent\" not found"],
+        words: &["finds no node", "\"model\" not found"],
     },
-    Case {
-        what: "not a model",
-        part: (SOURCE, "      image:\n        reference: sluice.local/busybox:1\n"),
-        reason: "CrashLoopBackOff",
-        words: &["config.json"],
-    },
+    Case { what: "not a model", cause: Cause::Model, reason: "CrashLoopBackOff", words: &["config.json"] },
     Case {
         what: "no room",
-        part: ("cpu: 100m", "cpu: 500"),
+        cause: Cause::Manifest("cpu: 100m", "cpu: 500"),
         reason: "Unschedulable",
         words: &["finds no node", "Insufficient cpu"],
     },
     Case {
         what: "too few GPUs",
-        part: ("devicesPerPod: 0", "devicesPerPod: 1"),
+        cause: Cause::Manifest("devicesPerPod: 0", "devicesPerPod: 1"),
         reason: "Unschedulable",
         words: &["finds no node", "Insufficient nvidia.com/gpu"],
     },
     Case {
         what: "a taint that is not tolerated",
-        part: ("    replicas: ", "    pod: { nodeSelector: { kubernetes.io/hostname: n1 } }\n    replicas: "),
+        cause: Cause::Taint,
         reason: "Unschedulable",
         words: &["finds no node", "untolerated taint"],
     },
@@ -57,34 +66,89 @@ const CASES: [Case; 5] = [
 
 pub async fn run(space: &Space<'_>) -> anyhow::Result<()> {
     for case in &CASES {
-        one(space, case).await.with_context(|| case.what)?;
+        let shown = one(space, case).await.with_context(|| case.what);
+        // Neither is of the namespace.
+        if let Cause::Taint = case.cause {
+            let off = format!("{TAINT}-");
+            space.world.tools.kubectl(["taint", "node", "n1", &off]).output().await?;
+        }
+        space.world.tools.kubectl(["delete", "pv", "e2e-model", "--ignore-not-found"]).text().await?;
+        shown?;
     }
     Ok(())
 }
 
 async fn one(space: &Space<'_>, case: &Case) -> anyhow::Result<()> {
-    let (good, (part, wrong)) = (manifests::tiny(NAME), case.part);
-    ensure!(good.contains(part), "the example has no {part:?}");
-    let is_tainted = case.what.starts_with("a taint");
-    if is_tainted {
-        space.world.tools.kubectl(["taint", "node", "n1", TAINT]).text().await?;
+    let good = manifests::tiny(NAME);
+    let pinned = "    pod: { nodeSelector: { kubernetes.io/hostname: n1 } }\n    replicas: ";
+    let wrong = match case.cause {
+        Cause::Manifest(part, instead) => good.replace(part, instead),
+        Cause::Claim | Cause::Model => good.replace(SOURCE, CLAIM),
+        Cause::Taint => good.replace("    replicas: ", pinned),
+    };
+    ensure!(wrong != good, "the example is another one by now");
+    let model = top().join("models/tiny-moe");
+    let empty = space.world.out.join("no-model");
+    let _ = std::fs::remove_dir_all(&empty);
+    std::fs::create_dir_all(&empty)?;
+    match case.cause {
+        Cause::Manifest(..) | Cause::Claim => {}
+        Cause::Model => claim(space, &empty).await?,
+        Cause::Taint => drop(space.world.tools.kubectl(["taint", "node", "n1", TAINT]).text().await?),
     }
-    let said = said(space, &good.replace(part, wrong), case).await;
-    if is_tainted {
-        // The cause is gone; the manifest stays.
-        let back = format!("{TAINT}-");
-        space.world.tools.kubectl(["taint", "node", "n1", &back]).text().await?;
-    } else {
-        space.apply(&good).await?;
+    said(space, &wrong, case).await?;
+    match case.cause {
+        Cause::Manifest(..) => space.apply(&good).await?,
+        Cause::Claim => claim(space, &model).await?,
+        Cause::Model => {
+            let copy = space.world.tools.run("cp").arg("-r").arg(model.join(".")).arg(&empty);
+            copy.text().await?;
+        }
+        Cause::Taint => {
+            let off = format!("{TAINT}-");
+            space.world.tools.kubectl(["taint", "node", "n1", &off]).text().await?;
+        }
     }
-    said?;
-    space.served(NAME, LIMIT).await?;
+    // A container that has failed a few times is not started again at once.
+    space.served(NAME, 2 * LIMIT).await?;
     until("nothing is said to be wrong any more", LIMIT, async || {
         let degraded = degraded(space).await?;
         Ok((degraded["status"] == "False").then_some(()))
     })
     .await?;
-    space.gone(NAME, LIMIT).await
+    space.gone(NAME, LIMIT).await?;
+    let claims = ["delete", "persistentvolumeclaim", "model", "--ignore-not-found"];
+    space.kubectl(&claims).text().await.map(drop)
+}
+
+/// A volume over a directory, which all nodes have here, and a claim of it.
+async fn claim(space: &Space<'_>, directory: &std::path::Path) -> anyhow::Result<()> {
+    let directory: PathBuf = directory.canonicalize()?;
+    let namespace = &space.namespace;
+    let path = directory.display();
+    space
+        .apply(&format!(
+            "apiVersion: v1
+kind: PersistentVolume
+metadata: {{ name: e2e-model }}
+spec:
+  accessModes: [ReadOnlyMany]
+  capacity: {{ storage: 1Gi }}
+  hostPath: {{ path: {path} }}
+  storageClassName: \"\"
+  claimRef: {{ namespace: {namespace}, name: model }}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{ name: model }}
+spec:
+  accessModes: [ReadOnlyMany]
+  resources: {{ requests: {{ storage: 1Gi }} }}
+  storageClassName: \"\"
+  volumeName: e2e-model
+"
+        ))
+        .await
 }
 
 async fn said(space: &Space<'_>, manifest: &str, case: &Case) -> anyhow::Result<()> {
