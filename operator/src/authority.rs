@@ -44,18 +44,8 @@ impl Authorities {
             if let Some(found) = api(writer, namespace).get_opt(NAME).await.map_err(Box::new)? {
                 return Ok(Self(RwLock::new(Arc::new(Keyring::stored(&found, now)?))));
             }
-            let mut secret = Secret {
-                metadata: ObjectMeta {
-                    name: Some(NAME.into()),
-                    namespace: Some(namespace.into()),
-                    ..ObjectMeta::default()
-                },
-                type_: Some("kubernetes.io/tls".into()),
-                ..Secret::default()
-            };
-            Keyring::create(now)?.store(&mut secret);
             // Somebody else may have been first: then theirs is read.
-            writer.create(&secret).await?;
+            writer.create(&secret(namespace, &Keyring::create(now)?)).await?;
         }
     }
 
@@ -79,8 +69,9 @@ impl Authorities {
     /// What has changed, in words.
     async fn look(&self, writer: &Writer, namespace: &str) -> Result<Option<&'static str>, AuthorityError> {
         let Some(mut secret) = api(writer, namespace).get_opt(NAME).await.map_err(Box::new)? else {
-            // What was deleted is stored again: a new one at once would be trusted by nobody.
-            return Ok(None);
+            // What was deleted is stored again: a new one would be trusted by nobody.
+            writer.create(&secret(namespace, &self.now())).await?;
+            return Ok(Some("the Secret of the CA was gone, and is written again"));
         };
         let now = Timestamp::now();
         let mut keyring = Keyring::stored(&secret, now)?;
@@ -95,6 +86,20 @@ impl Authorities {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
         Ok(Some(stage))
     }
+}
+
+fn secret(namespace: &str, keyring: &Keyring) -> Secret {
+    let mut secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(NAME.into()),
+            namespace: Some(namespace.into()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("kubernetes.io/tls".into()),
+        ..Secret::default()
+    };
+    keyring.store(&mut secret);
+    secret
 }
 
 fn api(writer: &Writer, namespace: &str) -> Api<Secret> {

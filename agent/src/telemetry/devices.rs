@@ -252,7 +252,7 @@ mod tests {
         );
         let text = prometheus::TextEncoder::new().encode_to_string(&families(&page)).unwrap();
         for line in [
-            "sluice_device_info{device=\"3\",name=\"H200\",uuid=\"GPU-1\"} 1",
+            "sluice_device_info{device=\"3\",uuid=\"GPU-1\",name=\"H200\"} 1",
             "sluice_device_temperature_celsius{device=\"3\"} 61",
             "sluice_device_ecc_errors_total{device=\"3\"} 2",
             "sluice_device_slow{device=\"3\",reason=\"power-cap\"} 1",
