@@ -7,6 +7,10 @@
 //! Whatever steps the work is cut into, the numbers are the same: a row's result depends on its own sequence only.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod error;
+mod holdings;
 pub mod modelled;
 mod probe;
 pub mod routing;

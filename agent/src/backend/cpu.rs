@@ -8,7 +8,6 @@ mod calibrate;
 mod experts;
 mod feed_forward;
 mod head;
-mod holdings;
 mod merge;
 mod rows;
 
@@ -16,19 +15,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_core::cost::Costs;
-use sluice_core::ids::{Row, SeqHandle, Unit};
+use sluice_core::ids::{Row, SeqHandle};
 use sluice_core::slab::SlabLayout;
 use sluice_core::step::{Outcome, Step};
 use sluice_kernels::Error as KernelError;
 use sluice_kernels::cpu::{Cpu, Isa, KvCache, KvShape, PAGE, Pool, Routed};
 
+use super::error::StepError;
+use super::holdings::Holdings;
 use super::routing::SkewedRouting;
 use super::weights::{RankWeights, UnitWeights};
 use super::{Backend, Probe, SampledLogprobs};
 use crate::model::spec::ModelSpec;
 use crate::sampling::{Sampler, SamplerScratch, SequenceSampling};
 
-use holdings::Holdings;
 use merge::MergePlan;
 use rows::{Scratch, WorkerSlab};
 
@@ -75,25 +75,6 @@ fn kv_shape(spec: &ModelSpec, pages: u32) -> Result<KvShape, KernelError> {
     }
     let (blocks, pages) = (spec.blocks.len(), pages as usize);
     Ok(KvShape { blocks, pages, heads: first.kv_heads, head_dim: first.head_dim })
-}
-
-/// A step that cannot be run as it stands.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error("an attention or head step came to a worker without attention weights")]
-    NoRank,
-    #[error("{what} {index} is out of range: there are {len}")]
-    Range { what: &'static str, index: usize, len: usize },
-    #[error("the step is inconsistent: {0}")]
-    Inconsistent(&'static str),
-    #[error("slot {slot} does not hold {unit}")]
-    NotHeld { slot: u32, unit: Unit },
-    #[error("the span needs expert {expert} of block {block}, which no slots hold whole")]
-    NotCovered { block: u16, expert: u16 },
-    #[error("sequence {0} is not open")]
-    NotOpen(u32),
 }
 
 /// Intermediate rows, each for one purpose.

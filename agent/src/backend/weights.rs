@@ -269,9 +269,15 @@ impl WeightStore {
     }
 }
 
-/// Angles are products of f32, as the checkpoints' authors compute them; their sines and cosines are rounded from f64
-/// by a library of our own choice, so that every platform has the same.
+/// The rotary table of the CPU kernels.
 fn rope_table(spec: &RopeSpec, positions: usize) -> Result<RopeTable, KernelError> {
+    let (cos, sin) = rope_values(spec, positions)?;
+    RopeTable::new(2 * spec.inv_freq.len(), cos, sin)
+}
+
+/// Cosines and sines, position after position. Angles are products of f32, as the checkpoints' authors compute them; their
+/// sines and cosines are rounded from f64 by a library of our own choice, so that every platform has the same.
+pub(super) fn rope_values(spec: &RopeSpec, positions: usize) -> Result<(Vec<f32>, Vec<f32>), KernelError> {
     let count = positions.saturating_mul(spec.inv_freq.len());
     let room = || {
         let mut values = Vec::new();
@@ -286,7 +292,7 @@ fn rope_table(spec: &RopeSpec, positions: usize) -> Result<RopeTable, KernelErro
             sin.push(s as f32 * spec.attention_factor);
         }
     }
-    RopeTable::new(2 * spec.inv_freq.len(), cos, sin)
+    Ok((cos, sin))
 }
 
 fn stacked_bias(parts: &[&Linear<'_>]) -> Option<Vec<f32>> {

@@ -192,7 +192,7 @@ pub struct EngineArgs {
     /// The same, in bytes (2GiB).
     #[arg(long, env = "SLUICE_KV_MEMORY", value_name = "SIZE", value_parser = bytes, help_heading = "KV cache")]
     pub kv_memory: Option<u64>,
-    /// Tokens per page; the CPU backend takes 16 only.
+    /// Tokens per page; the CPU and CUDA backends take 16 only.
     #[arg(
         long,
         env = "SLUICE_PAGE_SIZE",
@@ -214,12 +214,12 @@ pub struct EngineArgs {
     )]
     pub prefix_cache: Switch,
 
-    /// What runs the steps: cpu, or modelled:FILE (steps take the time of a cost curve and compute nothing).
+    /// What runs the steps: cpu, cuda (the first NVIDIA GPU, in bf16), or modelled:FILE (steps take the time of a cost curve and compute nothing).
     #[arg(
         long,
         env = "SLUICE_BACKEND",
         default_value = "cpu",
-        value_name = "cpu|modelled:FILE",
+        value_name = "cpu|cuda|modelled:FILE",
         help_heading = "Compute"
     )]
     pub backend: BackendChoice,

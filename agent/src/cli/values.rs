@@ -104,6 +104,8 @@ impl fmt::Display for Schedulers {
 pub enum BackendChoice {
     /// The CPU kernels.
     Cpu,
+    /// The kernels for NVIDIA GPUs, in bf16; a build without them says so at the start.
+    Cuda,
     /// Steps only take the time that a file's cost curves give them, without using the CPU.
     Modelled(PathBuf),
 }
@@ -114,8 +116,9 @@ impl FromStr for BackendChoice {
     fn from_str(s: &str) -> Result<Self, String> {
         match s.split_once(':') {
             None if s == "cpu" => Ok(Self::Cpu),
+            None if s == "cuda" => Ok(Self::Cuda),
             Some(("modelled", file)) if !file.is_empty() => Ok(Self::Modelled(file.into())),
-            _ => Err(format!("unknown backend {s:?}: cpu or modelled:FILE")),
+            _ => Err(format!("unknown backend {s:?}: cpu, cuda or modelled:FILE")),
         }
     }
 }
@@ -182,6 +185,7 @@ mod tests {
             "modelled:h100.json".parse::<BackendChoice>().unwrap(),
             BackendChoice::Modelled("h100.json".into())
         );
+        assert_eq!("cuda".parse::<BackendChoice>().unwrap(), BackendChoice::Cuda);
         assert!("modelled:".parse::<BackendChoice>().is_err());
         assert!("gpu".parse::<BackendChoice>().is_err());
         assert_eq!(bytes("64KiB").unwrap(), 65_536);

@@ -26,6 +26,11 @@ use sluice_kernels::cpu::Isa;
 /// Idle compute threads of a worker spin for so long when every worker has its cores to itself.
 const SPIN: Duration = Duration::from_micros(50);
 
+/// What a build for CPUs says of `--backend cuda`.
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str =
+    "this build has no CUDA: build sluice-agent with --features cuda, or take --backend cpu";
+
 /// What an engine is told beside its options.
 pub struct Surroundings {
     /// New sequences that wait for a rank, at most.
@@ -64,7 +69,7 @@ impl UnitSource for Weightless {
 }
 
 /// Bytes of the rotary tables, one for each kind of block, at the longest context.
-fn rope_bytes(spec: &ModelSpec) -> u64 {
+pub(super) fn rope_bytes(spec: &ModelSpec) -> u64 {
     let mut known: Vec<&RopeSpec> = vec![];
     for block in &spec.blocks {
         let rope = &*block.attention.rope;
@@ -141,7 +146,7 @@ fn footprint(weights: &Weights) -> Footprint {
 /// If the cost file cannot be read or makes no sense.
 pub fn served_spec(weights: &Weights, o: &EngineOptions) -> Result<Arc<ModelSpec>, StartError> {
     match &o.backend {
-        BackendChoice::Cpu => Ok(Arc::clone(weights.spec())),
+        BackendChoice::Cpu | BackendChoice::Cuda => Ok(Arc::clone(weights.spec())),
         BackendChoice::Modelled(file) => Ok(Arc::new(read_costs(file)?.spec())),
     }
 }
@@ -169,6 +174,10 @@ pub fn launch_solo(
 ) -> Result<Solo, StartError> {
     match &o.backend {
         BackendChoice::Cpu => solo_cpu(weights, o, wanted, observer),
+        #[cfg(feature = "cuda")]
+        BackendChoice::Cuda => super::launch_cuda::solo_cuda(weights, o, wanted, observer),
+        #[cfg(not(feature = "cuda"))]
+        BackendChoice::Cuda => Err(StartError::Device(NO_CUDA.into())),
         BackendChoice::Modelled(file) => solo_modelled(file, o, wanted, observer),
     }
 }
@@ -309,6 +318,10 @@ pub fn launch(
 ) -> Result<Runtime, StartError> {
     match &o.backend {
         BackendChoice::Cpu => launch_cpu(weights, o, around),
+        #[cfg(feature = "cuda")]
+        BackendChoice::Cuda => super::launch_cuda::launch_cuda(weights, o, around),
+        #[cfg(not(feature = "cuda"))]
+        BackendChoice::Cuda => Err(StartError::Device(NO_CUDA.into())),
         BackendChoice::Modelled(file) => launch_modelled(file, o, around),
     }
 }
@@ -327,7 +340,7 @@ fn isa(choice: IsaChoice) -> Result<Isa, StartError> {
     }
 }
 
-fn routing(
+pub(super) fn routing(
     spec: &ModelSpec,
     o: &EngineOptions,
     sizing: &Sizing,
@@ -336,7 +349,7 @@ fn routing(
     skewed(spec, o.routing, hosts)
 }
 
-fn skewed(
+pub(super) fn skewed(
     spec: &ModelSpec,
     routing: Routing,
     devices: usize,
@@ -347,7 +360,7 @@ fn skewed(
 }
 
 /// The hash of all that decides the bits: weights, segments, kernels, the kind of device, sampler. Nothing of the layout.
-fn numerics(weights: &Weights, o: &EngineOptions, kernels: &str) -> String {
+pub(super) fn numerics(weights: &Weights, o: &EngineOptions, kernels: &str) -> String {
     let mut h = blake3::Hasher::new();
     h.update(kernels.as_bytes());
     h.update(crate::sampling::SAMPLER.as_bytes());

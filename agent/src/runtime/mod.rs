@@ -8,6 +8,8 @@ mod engine;
 mod front;
 mod gateway;
 mod launch;
+#[cfg(feature = "cuda")]
+mod launch_cuda;
 mod link;
 mod links;
 mod loader;

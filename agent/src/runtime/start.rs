@@ -61,6 +61,9 @@ pub enum StartError {
         /// In words.
         why: String,
     },
+    /// The GPU.
+    #[error("the GPU cannot be used: {0}")]
+    Device(String),
     /// A thread.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),

@@ -20,6 +20,8 @@ const NEEDED_DRIVER: i32 = 13000;
 
 /// Memory on a device.
 pub type Buffer<T> = CudaSlice<T>;
+/// A part of it, to read.
+pub type View<'a, T> = CudaView<'a, T>;
 
 /// A kernel, and what each of its launches takes.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,11 @@ pub(crate) struct Kernel {
     pub threads: u32,
     pub shared: u32,
 }
+
+// SAFETY: a function's handle belongs to the context and may be used from any thread; it is only read.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
 
 /// One GPU. All work goes to one stream, in order.
 #[derive(Debug)]

@@ -414,7 +414,7 @@ impl ExpertFfn {
         call: ExpertCall<'_>,
     ) -> Result<(), Error> {
         let ExpertCall { weights, x, y, y_stride, tuning } = call;
-        if weights.shape() != &self.shape {
+        if !weights.has_room(&self.shape) {
             return Err(crate::Error::Unsupported {
                 what: format!("slots of {:?} with a workspace for {:?}", weights.shape(), self.shape),
             }
@@ -454,7 +454,7 @@ impl ExpertFfn {
             },
             scratch: device.address_mut(&mut self.scratch),
             sync: device.address_mut(&mut self.sync),
-            slot_stride: self.shape.slot_values() as i64,
+            slot_stride: weights.shape().slot_values() as i64,
             x_stride: int(x.stride)?,
             y_stride: int(y_stride)?,
             d: int(d)?,

@@ -52,7 +52,7 @@ pub const KERNEL_SET: &str = "cuda-sm90-2";
 pub use attention::{Attention, AttentionPlan, PlanLimits, Tiles};
 pub use cubins::available_cubins;
 pub use dense::{Dense, DenseOutput, DenseShape, DenseTiles, DenseTuning, DenseWeights};
-pub use device::{Buffer, Device};
+pub use device::{Buffer, Device, View};
 pub use error::Error;
 pub use experts::{Bounds, ExpertCall, ExpertFfn, Output, Pairs, Rows, Split, Tuning, Variant};
 pub use fill::Fill;

@@ -8,7 +8,7 @@ use super::relayout::Relayout;
 use super::{Error, ExpertShape};
 use crate::error::{below, same};
 
-/// Slots of one shape, claimed at once.
+/// Slots for experts of one shape or for narrower slices of them, claimed at once.
 #[derive(Debug)]
 pub struct ExpertSlots {
     shape: ExpertShape,
@@ -44,7 +44,7 @@ impl ExpertSlots {
         self.slots
     }
 
-    /// What each holds.
+    /// The most that each holds.
     pub fn shape(&self) -> &ExpertShape {
         &self.shape
     }
@@ -53,15 +53,39 @@ impl ExpertSlots {
         &self.weights
     }
 
+    /// Whether a slot has room for a slice of this shape.
+    pub(crate) fn has_room(&self, shape: &ExpertShape) -> bool {
+        shape.slot_values() <= self.shape.slot_values()
+    }
+
     /// Lays the held columns of an expert out in a slot.
     pub fn load(&mut self, device: &Device, slot: usize, source: &ExpertSource<'_>) -> Result<(), Error> {
+        let shape = self.shape.clone();
+        self.load_slice(device, slot, &shape, source)
+    }
+
+    /// Lays the columns that `shape` holds of an expert out in a slot. What a slot holds is the caller's to know: a launch
+    /// over slots of another shape reads nothing that is not a weight, but computes nonsense.
+    pub fn load_slice(
+        &mut self,
+        device: &Device,
+        slot: usize,
+        shape: &ExpertShape,
+        source: &ExpertSource<'_>,
+    ) -> Result<(), Error> {
         below("slot", slot, self.slots)?;
-        let (d, f) = (self.shape.hidden(), self.shape.whole_inner());
+        if !self.has_room(shape) {
+            return Err(crate::Error::Unsupported {
+                what: format!("{shape:?} in a slot for {:?}: it has no room", self.shape),
+            }
+            .into());
+        }
+        let (d, f) = (shape.hidden(), shape.whole_inner());
         for (what, matrix) in [("gate", &source.gate), ("up", &source.up), ("down", &source.down)] {
             same("values of an expert's matrix (hidden times inner size)", d * f, matrix.len())
                 .map_err(|error| crate::Error::Unsupported { what: format!("{what}: {error}") })?;
         }
-        let held = self.shape.inner();
+        let held = shape.inner();
         let slot_start = slot * self.shape.slot_values();
         let weights = device.address_mut(&mut self.weights);
         let [gate, up, down] = [&source.gate, &source.up, &source.down].map(|matrix| device.address(matrix));

@@ -4,6 +4,7 @@ use sluice_core::step::{AttentionStep, Entry, Outcome};
 use sluice_kernels::cpu::{Attention, Epilogue, Io, KvColumns, KvSegment, Norm, Rows};
 
 use super::{CpuBackend, StepError};
+use crate::backend::error::check_attention;
 use crate::backend::weights::{BlockWeights, RankWeights};
 use crate::model::spec::{AttentionSpec, QkNorm};
 
@@ -37,7 +38,7 @@ impl Batch {
 impl CpuBackend {
     pub(super) fn attention(&mut self, step: &AttentionStep) -> Result<Outcome, StepError> {
         let rank = self.rank()?;
-        self.check(step)?;
+        check_attention(step, self.spec.blocks.len(), self.layout.tokens)?;
         self.enter(step, &rank)?;
         let last_block = self.spec.blocks.len() - 1;
         let segments: Vec<KvSegment<'_>> = step
@@ -72,37 +73,6 @@ impl CpuBackend {
             }
         }
         Ok(if step.span { Outcome::Spanned(spanned) } else { outcome })
-    }
-
-    /// Everything the kernels do not check, and what they could not undo.
-    fn check(&self, step: &AttentionStep) -> Result<(), StepError> {
-        let blocks = self.spec.blocks.len();
-        if usize::from(step.blocks.end) > blocks || step.blocks.is_empty() {
-            return Err(StepError::Range { what: "block", index: usize::from(step.blocks.end), len: blocks });
-        }
-        if !step.span && step.blocks.len() != 1 {
-            return Err(StepError::Inconsistent("several blocks without their experts"));
-        }
-        if step.segments.iter().map(|segment| segment.len as usize).sum::<usize>() != step.rows.len() {
-            return Err(StepError::Inconsistent("the segments' lengths do not sum to its rows"));
-        }
-        for segment in &step.segments {
-            let (start, end) = (segment.pages.start as usize, segment.pages.end as usize);
-            if start > end || end > step.pages.len() {
-                return Err(StepError::Range { what: "page entry", index: end, len: step.pages.len() });
-            }
-        }
-        self.check_tokens(step.rows.iter().map(|row| row.token))
-    }
-
-    pub(super) fn check_tokens(&self, mut tokens: impl Iterator<Item = u32>) -> Result<(), StepError> {
-        match tokens.find(|&token| token >= self.layout.tokens) {
-            None => Ok(()),
-            Some(token) => {
-                let (index, len) = (token as usize, self.layout.tokens as usize);
-                Err(StepError::Range { what: "token", index, len })
-            }
-        }
     }
 
     /// Makes every row's residual whole.

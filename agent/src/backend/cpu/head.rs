@@ -5,6 +5,7 @@ use sluice_kernels::cpu::{Epilogue, Io, Norm, Rows};
 
 use super::{CpuBackend, StepError};
 use crate::backend::SampledLogprobs;
+use crate::backend::error::check_tokens;
 
 /// Rows whose logits are held at a time: a large vocabulary's logits take room.
 const ROWS: usize = 32;
@@ -12,7 +13,7 @@ const ROWS: usize = 32;
 impl CpuBackend {
     pub(super) fn head(&mut self, step: &HeadStep) -> Result<Outcome, StepError> {
         let rank = self.rank()?;
-        self.check_tokens(step.rows.iter().map(|row| row.token))?;
+        check_tokens(step.rows.iter().map(|row| row.token), self.layout.tokens)?;
         self.merge_returns(step.rows.iter().map(|row| (row.token, row.entry)), &step.slicing)?;
         self.logprobs.clear();
         let mut samples = Vec::with_capacity(step.rows.len());
