@@ -165,34 +165,34 @@ impl std::fmt::Debug for CudaBackend {
 impl CudaBackend {
     /// Claims all memory. `rank` is given where attention runs here.
     pub fn new(
-        spec: Arc<ModelSpec>,
-        device: Arc<Device>,
+        spec: &Arc<ModelSpec>,
+        device: &Arc<Device>,
         rank: Option<Arc<RankWeights>>,
-        config: CudaConfig,
+        config: &CudaConfig,
     ) -> Result<Self, LoadError> {
-        let shape = limits::blocks(&spec)?;
+        let shape = limits::blocks(spec)?;
         let (experts, top_k, inner) = (shape.moe.experts, shape.moe.top_k, shape.moe.expert.inner);
         if top_k != config.layout.top_k as usize {
             return Err(limits::other_top_k(top_k).into());
         }
         let claim = || {
             let pairs = (config.layout.tokens as usize * top_k).max(config.expert_rows as usize).max(1);
-            let units = Units::new(&device, &spec, inner, experts, pairs, &config)?;
-            let rank = rank.map(|weights| rank_parts(&spec, &device, weights, &config)).transpose()?;
+            let units = Units::new(device, spec, inner, experts, pairs, config)?;
+            let rank = rank.map(|weights| rank_parts(spec, device, weights, config)).transpose()?;
             let rows = (config.layout.tokens as usize).max(1) * spec.hidden;
             let parts = top_k * config.layout.parts.max(1) as usize;
             let is_rank = rank.is_some();
             let span_rows = if is_rank { config.layout.tokens as usize * parts + 1 } else { 1 };
             Ok(Self {
                 ops: Ops {
-                    rows: RowOps::new(&device)?,
-                    dense: Dense::new(&device)?,
-                    rope: RopeAppend::new(&device)?,
-                    route: Route::new(&device)?,
-                    merge: Merge::new(&device)?,
+                    rows: RowOps::new(device)?,
+                    dense: Dense::new(device)?,
+                    rope: RopeAppend::new(device)?,
+                    route: Route::new(device)?,
+                    merge: Merge::new(device)?,
                 },
-                slab: WorkerSlab::new(&device, config.layout, spec.hidden)?,
-                lists: Lists::new(&device, pairs * 4)?,
+                slab: WorkerSlab::new(device, config.layout, spec.hidden)?,
+                lists: Lists::new(device, pairs * 4)?,
                 buffers: Buffers {
                     x: device.zeros(rows)?,
                     normed: device.zeros(rows)?,
@@ -214,8 +214,8 @@ impl CudaBackend {
                 experts,
                 units,
                 rank,
-                spec: Arc::clone(&spec),
-                device: Arc::clone(&device),
+                spec: Arc::clone(spec),
+                device: Arc::clone(device),
             })
         };
         claim().map_err(|source| LoadError::Device { what: "memory and kernels of a worker".into(), source })

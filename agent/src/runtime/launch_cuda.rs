@@ -56,7 +56,7 @@ pub fn launch_cuda(
     start(&sizing, parts, |plan| {
         let rank = plan.config.rank.is_some().then(|| Arc::clone(&rank));
         let config = config(plan, o, routing.clone());
-        CudaBackend::new(Arc::clone(&spec), Arc::clone(&device), rank, config).map_err(|e| e.to_string())
+        CudaBackend::new(&spec, &device, rank, &config).map_err(|e| e.to_string())
     })
 }
 
@@ -80,7 +80,7 @@ pub(super) fn solo_cuda(
     };
     let numerics = numerics(weights, o, &kernels(&device));
     let (row_len, config) = (spec.hidden, config(&plan, o, skewed(&spec, o.routing, 1)?));
-    let backend = CudaBackend::new(spec, device, rank, config)
+    let backend = CudaBackend::new(&spec, &device, rank, &config)
         .map_err(|e| StartError::Backend { worker: wanted.id, why: e.to_string() })?;
     start_solo(plan, SoloParts { source: Arc::new(store), numerics, row_len, observer }, backend)
 }
