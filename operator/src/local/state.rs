@@ -318,15 +318,16 @@ impl State {
         parts.join("  ")
     }
 
-    /// Lets all of it finish what it has begun: gateways first, then workers.
+    /// Lets all of it finish what it has begun. With the gateways gone nothing is under way, and each worker would wait
+    /// for others to take over what it holds: they end at once.
     pub async fn drain(&mut self) {
-        for is_gateway in [true, false] {
-            self.agents.values_mut().filter(|a| a.role.is_none() == is_gateway).for_each(Agent::stop);
-            while self.agents.values().any(|a| a.role.is_none() == is_gateway) {
-                self.agents.retain(|_, a| a.process.as_mut().is_some_and(|p| p.ended().is_none()));
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        self.agents.values_mut().filter(|a| a.role.is_none()).for_each(Agent::stop);
+        while self.agents.values().any(|a| a.role.is_none()) {
+            self.agents
+                .retain(|_, a| a.role.is_some() || a.process.as_mut().is_some_and(|p| p.ended().is_none()));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        self.kill();
     }
 
     /// Ends all of it at once.
